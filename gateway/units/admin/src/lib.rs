@@ -1,0 +1,1 @@
+//! The operator's door: health, readiness, metrics, routes, upstreams, configuration.

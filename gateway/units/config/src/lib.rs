@@ -1,0 +1,1 @@
+//! The machinery of configuration: spans, schema, suggestions, difference, watch.

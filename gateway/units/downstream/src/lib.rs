@@ -1,0 +1,1 @@
+//! Everything before a request exists: accept loop, stream guard, TLS, PROXY protocol, trusted proxies, path normalisation.

@@ -1,0 +1,1 @@
+//! What the kernel saw of the gateway's connections, joined to upstreams.

@@ -1,0 +1,1 @@
+//! Sandboxed WebAssembly components in the request path.

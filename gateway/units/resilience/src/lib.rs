@@ -1,0 +1,1 @@
+//! Deadlines, retries, budgets, overload.

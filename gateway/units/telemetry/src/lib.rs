@@ -1,0 +1,1 @@
+//! Metrics registry, logs, access records, trace context.

@@ -1,0 +1,1 @@
+//! Endpoints, health, balancing, pools and their limits.

@@ -1,0 +1,88 @@
+//! Time and chance come in through ports, so that tests step time and repeat chance.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Time, as a unit may ask for it.
+pub trait Clock: Debug + Send + Sync + 'static {
+    /// A moment that only goes forward: for deadlines and ages.
+    fn now(&self) -> Instant;
+
+    /// Whole seconds since the Unix epoch: for what tokens and certificates say.
+    fn unix_seconds(&self) -> u64;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        // A clock before 1970 reads as 0: every token is then "not valid yet" or expired far ahead, never wrongly good.
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+}
+
+/// A clock that stands still until it is told: for tests.
+#[derive(Debug, Clone)]
+pub struct ManualClock {
+    start: Instant,
+    unix_start: u64,
+    passed_nanos: Arc<AtomicU64>,
+}
+
+impl ManualClock {
+    /// Standing at `unix_start` seconds since the epoch.
+    pub fn at(unix_start: u64) -> Self {
+        Self { start: Instant::now(), unix_start, passed_nanos: Arc::default() }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, by: Duration) {
+        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.passed_nanos.fetch_add(nanos, Ordering::SeqCst);
+    }
+
+    fn passed(&self) -> Duration {
+        Duration::from_nanos(self.passed_nanos.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Instant {
+        self.start + self.passed()
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        self.unix_start + self.passed().as_secs()
+    }
+}
+
+/// Chance, for jitter and balancing; not for secrets.
+pub trait Random: Debug + Send + Sync + 'static {
+    /// A number below `bound`; 0 where `bound` is 0.
+    fn below(&self, bound: u64) -> u64;
+
+    /// 128 bits, for identifiers.
+    fn bits128(&self) -> u128;
+}
+
+/// Chance from a per-thread generator seeded by the operating system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn below(&self, bound: u64) -> u64 {
+        if bound == 0 { 0 } else { fastrand::u64(..bound) }
+    }
+
+    fn bits128(&self) -> u128 {
+        fastrand::u128(..)
+    }
+}

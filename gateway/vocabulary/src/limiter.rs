@@ -1,0 +1,1 @@
+//! The one rate limiter that units share.
