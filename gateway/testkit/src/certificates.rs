@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -31,22 +30,12 @@ pub struct Certificate {
 #[must_use]
 pub fn authority() -> Authority {
     let mut params = CertificateParams::default();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "test authority");
+    params.distinguished_name.push(DnType::CommonName, "test authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-        KeyUsagePurpose::DigitalSignature,
-    ];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     let key = KeyPair::generate().expect("an authority's key");
     let certificate = params.self_signed(&key).expect("an authority's certificate");
-    Authority {
-        pem: certificate.pem(),
-        certificate: certificate.der().clone(),
-        issuer: Issuer::new(params, key),
-    }
+    Authority { pem: certificate.pem(), certificate: certificate.der().clone(), issuer: Issuer::new(params, key) }
 }
 
 impl Authority {
@@ -70,17 +59,12 @@ impl Authority {
         let common_name = names.first().cloned().unwrap_or_else(|| "nameless".to_owned());
         let mut params = CertificateParams::new(names).expect("subject alternative names");
         params.distinguished_name.push(DnType::CommonName, common_name);
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         adjust(&mut params);
         let key = KeyPair::generate().expect("a leaf's key");
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .expect("a leaf's certificate");
+        let certificate = params.signed_by(&key, &self.issuer).expect("a leaf's certificate");
         Certificate {
             chain_pem: certificate.pem(),
             chain: vec![certificate.der().clone()],
@@ -111,9 +95,7 @@ impl Authority {
     /// A client configuration that trusts this authority alone and offers these ALPN names.
     #[must_use]
     pub fn client_config(&self, alpn: &[&str]) -> ClientConfig {
-        let mut config = client_builder()
-            .with_root_certificates(self.roots())
-            .with_no_client_auth();
+        let mut config = client_builder().with_root_certificates(self.roots()).with_no_client_auth();
         config.alpn_protocols = alpn_names(alpn);
         config
     }
@@ -145,10 +127,7 @@ impl Certificate {
 
     /// Writes `<name>.crt` and `<name>.key` into `folder` and gives both paths.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
-        (
-            write(folder, &format!("{name}.crt"), &self.chain_pem),
-            write(folder, &format!("{name}.key"), &self.key_pem),
-        )
+        (write(folder, &format!("{name}.crt"), &self.chain_pem), write(folder, &format!("{name}.key"), &self.key_pem))
     }
 
     /// A server configuration with this certificate and these ALPN names; with `clients` it demands a certificate of
@@ -166,9 +145,8 @@ impl Certificate {
             ),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder
-            .with_single_cert(self.chain.clone(), self.private_key())
-            .expect("a certificate with its key");
+        let mut config =
+            builder.with_single_cert(self.chain.clone(), self.private_key()).expect("a certificate with its key");
         config.alpn_protocols = alpn_names(alpn);
         config
     }

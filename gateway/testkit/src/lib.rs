@@ -82,7 +82,5 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 #[must_use]
 pub fn body(bytes: impl Into<bytes::Bytes>) -> Body {
     use http_body_util::BodyExt;
-    http_body_util::Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    http_body_util::Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }

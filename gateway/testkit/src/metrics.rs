@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 pub struct Metrics {
     samples: Vec<Sample>,
     families: BTreeSet<String>,
+    gauges: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -25,10 +26,14 @@ impl Metrics {
     pub fn parse(text: &str) -> Self {
         let mut samples = Vec::new();
         let mut families = BTreeSet::new();
+        let mut gauges = BTreeSet::new();
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(comment) = line.strip_prefix("# ") {
-                if let Some(family) = comment.strip_prefix("TYPE ").and_then(|rest| rest.split(' ').next()) {
+                if let Some((family, kind)) = comment.strip_prefix("TYPE ").and_then(|rest| rest.split_once(' ')) {
                     families.insert(family.to_owned());
+                    if kind == "gauge" {
+                        gauges.insert(family.to_owned());
+                    }
                 }
                 continue;
             }
@@ -36,7 +41,7 @@ impl Metrics {
             families.insert(sample.name.clone());
             samples.push(sample);
         }
-        Self { samples, families }
+        Self { samples, families, gauges }
     }
 
     /// The sum of all samples called `name` that carry at least `labels`; 0 where the metric exists but none does.
@@ -45,11 +50,7 @@ impl Metrics {
     /// If no metric of that name exists at all, since a misspelt name would otherwise read as a reassuring 0.
     #[must_use]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        assert!(
-            self.knows(name),
-            "no metric {name:?}; those beginning alike: {:?}",
-            self.names_like(name)
-        );
+        assert!(self.knows(name), "no metric {name:?}; those beginning alike: {:?}", self.names_like(name));
         self.matching(name, labels).map(|sample| sample.value).sum()
     }
 
@@ -57,6 +58,15 @@ impl Metrics {
     #[must_use]
     pub fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
         self.matching(name, labels).next().is_some()
+    }
+
+    /// Every sample of a gauge, as `name{label="value",…}`, with its value: what should be back where it was once a load
+    /// has gone.
+    pub fn gauges(&self) -> impl Iterator<Item = (String, f64)> {
+        self.samples.iter().filter(|sample| self.gauges.contains(&sample.name)).map(|sample| {
+            let labels: Vec<String> = sample.labels.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
+            (format!("{}{{{}}}", sample.name, labels.join(",")), sample.value)
+        })
     }
 
     /// Every name of a sample or family, sorted.
@@ -76,11 +86,7 @@ impl Metrics {
         values.into_iter().collect()
     }
 
-    fn matching<'a>(
-        &'a self,
-        name: &'a str,
-        labels: &'a [(&'a str, &'a str)],
-    ) -> impl Iterator<Item = &'a Sample> {
+    fn matching<'a>(&'a self, name: &'a str, labels: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| {
             sample.name == name
                 && labels.iter().all(|(key, value)| {
@@ -146,6 +152,13 @@ fn parse_labels<'a>(mut text: &'a str, labels: &mut Vec<(String, String)>) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gauges_are_told_from_counters() {
+        let page = "# TYPE a gauge\na{x=\"1\"} 3\n# TYPE b counter\nb_total 4\n";
+        let gauges: Vec<_> = Metrics::parse(page).gauges().collect();
+        assert_eq!(gauges, [("a{x=\"1\"}".to_owned(), 3.0)]);
+    }
 
     const PAGE: &str = "# HELP sluice_requests Requests.\n# TYPE sluice_requests counter\n\
         sluice_requests_total{route=\"a\",code=\"200\"} 3\n\

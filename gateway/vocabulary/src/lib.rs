@@ -10,6 +10,7 @@
 //! other ([`clock`], [`ports`]), and the one rate limiter they share ([`limiter`]).
 
 pub mod clock;
+pub mod deadline;
 pub mod fault;
 pub mod identity;
 pub mod limiter;

@@ -69,7 +69,9 @@ reasons! {
 
     /// A token is needed and there is none.
     TokenMissing = 401 "token-missing" "A bearer token is required", 16;
-    /// More than one token, or one that cannot be read.
+    /// More than one set of credentials, or such as break their grammar (`invalid_request` of RFC 6750).
+    CredentialsMalformed = 400 "credentials-malformed" "The request must carry one bearer token", 3;
+    /// A token that cannot be read.
     TokenMalformed = 401 "token-malformed" "The token cannot be read", 16;
     /// The signature does not verify, or the key or algorithm is not accepted.
     TokenRejected = 401 "token-rejected" "The token is not valid", 16;

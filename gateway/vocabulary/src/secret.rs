@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 /// can be shown, logged and committed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
+// The mark keeps what somebody writes here in place of a source out of messages and of the configuration page.
+#[schemars(extend("x-secret" = true))]
 pub enum SecretSource {
     /// A file; one trailing line break is not part of the secret.
     File(PathBuf),

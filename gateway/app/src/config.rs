@@ -1,0 +1,283 @@
+//! The root of the configuration: one field per unit, each of that unit's own type, and the routes that tie them together.
+//!
+//! Each unit checks its own part. What only the whole can know is checked here: that a route names things that exist, and
+//! does exactly one thing.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sluice_vocabulary::measure::{ByteSize, Span};
+use sluice_vocabulary::{Fault, Faults, IssuerName, Path, PluginName, RouteName, UpstreamName};
+
+/// The configuration of a Sluice gateway. Unknown keys are errors; lengths of time and sizes carry their unit; secrets are
+/// named by the file or environment variable that holds them.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Where clients connect.
+    pub(crate) listeners: Vec<sluice_downstream::ListenerConfig>,
+    /// What clients may cost, and whom to believe.
+    #[serde(default)]
+    pub(crate) downstream: sluice_downstream::DownstreamConfig,
+    /// The operator's door.
+    #[serde(default)]
+    pub(crate) admin: sluice_admin::Config,
+    /// Who issues the tokens that are accepted.
+    #[serde(default)]
+    pub(crate) issuers: BTreeMap<IssuerName, sluice_auth::IssuerConfig>,
+    /// How tokens are checked, whoever issued them.
+    #[serde(default)]
+    pub(crate) auth: sluice_auth::Config,
+    /// How tenants are told apart, and what each may use.
+    #[serde(default)]
+    pub(crate) tenants: sluice_tenancy::Config,
+    /// Components that run in the request path, by name.
+    #[serde(default)]
+    pub(crate) plugins: BTreeMap<PluginName, sluice_plugins::PluginConfig>,
+    /// Sets of endpoints that serve the same thing, by name.
+    #[serde(default)]
+    pub(crate) upstreams: BTreeMap<UpstreamName, sluice_upstream::UpstreamConfig>,
+    /// What happens when there is more to do than can be done.
+    #[serde(default)]
+    pub(crate) overload: sluice_resilience::Config,
+    /// What the kernel saw.
+    #[serde(default)]
+    pub(crate) kernel: sluice_kernel::Config,
+    /// Logs, access records, trace context.
+    #[serde(default)]
+    pub(crate) telemetry: sluice_telemetry::Config,
+    /// What is served, and on which terms.
+    pub(crate) routes: Vec<RouteConfig>,
+}
+
+/// A route: which requests it is for, what they must show, and what becomes of them. Exactly one of `upstream`, `redirect`
+/// and `answer` says the last.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RouteConfig {
+    /// Its name, unique: in metrics, logs and on the admin's pages.
+    pub(crate) name: RouteName,
+    /// Which requests it is for.
+    #[serde(default)]
+    pub(crate) r#match: sluice_routing::config::Match,
+    /// Which client addresses may use it. Default: all.
+    #[serde(default)]
+    pub(crate) addresses: Option<sluice_routing::config::Addresses>,
+    /// Cross-origin requests: answers preflights and adds the fields that browsers ask for.
+    #[serde(default)]
+    pub(crate) cors: Option<sluice_routing::config::Cors>,
+    /// Which token it asks for. Default: none, the route is open.
+    #[serde(default)]
+    pub(crate) auth: Option<sluice_auth::RouteAuth>,
+    /// The plugins its requests pass, in this order, after those of the tenant.
+    #[serde(default)]
+    pub(crate) plugins: Vec<PluginName>,
+    /// What is changed on the way to the upstream and back.
+    #[serde(default)]
+    pub(crate) rewrite: Option<sluice_routing::config::Rewrite>,
+    /// Where it goes.
+    #[serde(default)]
+    pub(crate) upstream: Option<UpstreamName>,
+    /// Or: another address that the client is sent to.
+    #[serde(default)]
+    pub(crate) redirect: Option<sluice_routing::config::Redirect>,
+    /// Or: an answer of the gateway's own.
+    #[serde(default)]
+    pub(crate) answer: Option<sluice_routing::config::Answer>,
+    /// Deadlines that differ from the upstream's.
+    #[serde(default)]
+    pub(crate) timeouts: RouteTimeouts,
+    /// Whether answers have no end in sight (server-sent events, long downloads): then `total` does not apply.
+    #[serde(default)]
+    pub(crate) streaming: bool,
+    /// The largest request body, in place of `downstream.limits.body_size`.
+    #[serde(default)]
+    pub(crate) max_body: Option<ByteSize>,
+    /// Compress answers (gzip, brotli or zstd, as the client asks) whose content type is worth it. Default: as the upstream
+    /// sent them.
+    #[serde(default)]
+    pub(crate) compression: Option<Compression>,
+}
+
+/// A route's deadlines, in place of its upstream's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RouteTimeouts {
+    /// From the request being sent to the first byte of its answer.
+    pub(crate) response: Option<Span>,
+    /// The longest silence within a body.
+    pub(crate) idle: Option<Span>,
+    /// From the request's arrival to the last byte of its answer.
+    pub(crate) total: Option<Span>,
+}
+
+/// How answers are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Compression {
+    /// How hard to try, 1 (fast) to 9. Default: 4, beyond which text shrinks little for much work.
+    #[schemars(range(min = 1, max = 9))]
+    pub(crate) level: u8,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { level: 4 }
+    }
+}
+
+/// The published JSON Schema.
+pub(crate) fn schema() -> String {
+    sluice_config::schema::<Config>("Configuration of a Sluice gateway")
+}
+
+impl Config {
+    /// Everything that is wrong or risky and can be told without opening a file. Paths must have been resolved.
+    pub(crate) fn validate(&self, faults: &mut Faults) {
+        let root = Path::root();
+        if self.listeners.is_empty() {
+            faults.push(
+                Fault::error(&root.key("listeners"), "there is none: nobody could connect")
+                    .help("for example: listeners: [ { address: 127.0.0.1:8080 } ]"),
+            );
+        }
+        self.downstream_part().validate(&root, faults);
+        self.admin.validate(&root.key("admin"), faults);
+        self.auth.validate(&root.key("auth"), faults);
+        for (name, issuer) in &self.issuers {
+            issuer.validate(&root.key("issuers").key(name.as_str()), faults);
+        }
+        self.tenants.validate(&root.key("tenants"), faults);
+        sluice_plugins::validate(&self.plugins, &root.key("plugins"), faults);
+        sluice_upstream::validate(&self.upstreams, &root.key("upstreams"), faults);
+        self.overload.validate(&root.key("overload"), faults);
+        self.kernel.validate(&root.key("kernel"), faults);
+        self.telemetry.validate(&root.key("telemetry"), faults);
+        self.validate_routes(&root.key("routes"), faults);
+        self.validate_tenants_plugins(&root.key("tenants"), faults);
+        self.warn_of_what_is_unused(&root, faults);
+    }
+
+    /// The downstream unit's two sections as the one configuration that it takes.
+    pub(crate) fn downstream_part(&self) -> sluice_downstream::Config {
+        sluice_downstream::Config { listeners: self.listeners.clone(), downstream: self.downstream.clone() }
+    }
+
+    /// Makes relative file names relative to the configuration's own folder.
+    pub(crate) fn resolve_paths(&mut self, folder: &std::path::Path) {
+        let mut downstream = self.downstream_part();
+        downstream.resolve_paths(folder);
+        self.listeners = downstream.listeners;
+    }
+
+    fn validate_routes(&self, at: &Path, faults: &mut Faults) {
+        if self.routes.is_empty() {
+            faults.error(at, "there is none: every request would be answered 404");
+        }
+        let mut seen: BTreeMap<&RouteName, usize> = BTreeMap::new();
+        for (index, route) in self.routes.iter().enumerate() {
+            let at = at.index(index);
+            if let Some(first) = seen.insert(&route.name, index) {
+                faults.error(&at.key("name"), format!("{:?} is the name of routes[{first}] already", route.name.as_str()));
+            }
+            route.validate(self, &at, faults);
+        }
+    }
+
+    fn validate_tenants_plugins(&self, at: &Path, faults: &mut Faults) {
+        for (plugin, at) in self.tenants_plugins(at) {
+            known(plugin.as_str(), self.plugins.keys().map(PluginName::as_str), "plugin", "plugins", &at, faults);
+        }
+    }
+
+    /// Every plugin that a tenant's policy names, with its place.
+    fn tenants_plugins<'c>(&'c self, at: &Path) -> Vec<(&'c PluginName, Path)> {
+        let places = |plugins: &'c [PluginName], at: Path| {
+            let at = at.key("plugins");
+            plugins.iter().enumerate().map(move |(index, plugin)| (plugin, at.index(index))).collect::<Vec<_>>()
+        };
+        let mut all = places(&self.tenants.default.plugins, at.key("default"));
+        for (tenant, policy) in &self.tenants.overrides {
+            let at = at.key("overrides").key(tenant.as_str());
+            all.extend(places(policy.plugins.as_deref().unwrap_or_default(), at));
+        }
+        all
+    }
+
+    fn warn_of_what_is_unused(&self, root: &Path, faults: &mut Faults) {
+        for name in self.upstreams.keys() {
+            if !self.routes.iter().any(|route| route.upstream.as_ref() == Some(name)) {
+                faults.warning(&root.key("upstreams").key(name.as_str()), "no route leads to this upstream");
+            }
+        }
+        let named: Vec<_> = self.tenants_plugins(root).into_iter().map(|(plugin, _)| plugin).collect();
+        for name in self.plugins.keys() {
+            if !named.contains(&name) && !self.routes.iter().any(|route| route.plugins.contains(name)) {
+                faults.warning(&root.key("plugins").key(name.as_str()), "no route and no tenant uses this plugin");
+            }
+        }
+    }
+}
+
+impl RouteConfig {
+    fn validate(&self, whole: &Config, at: &Path, faults: &mut Faults) {
+        let ends = [self.upstream.is_some(), self.redirect.is_some(), self.answer.is_some()];
+        match ends.iter().filter(|given| **given).count() {
+            1 => {}
+            0 => faults.push(
+                Fault::error(at, "the route does nothing: expected one of upstream, redirect, answer")
+                    .help("name the upstream that its requests go to"),
+            ),
+            _ => faults.error(at, "the route does several things: expected one of upstream, redirect, answer"),
+        }
+        if let Some(upstream) = &self.upstream {
+            let names = whole.upstreams.keys().map(UpstreamName::as_str);
+            known(upstream.as_str(), names, "upstream", "upstreams", &at.key("upstream"), faults);
+        }
+        for (position, plugin) in self.plugins.iter().enumerate() {
+            let names = whole.plugins.keys().map(PluginName::as_str);
+            known(plugin.as_str(), names, "plugin", "plugins", &at.key("plugins").index(position), faults);
+        }
+        if let Some(Compression { level }) = self.compression
+            && !(1..=9).contains(&level)
+        {
+            faults.error(&at.key("compression").key("level"), format!("{level} is not a level: expected 1 to 9"));
+        }
+        for (name, timeout) in
+            [("response", self.timeouts.response), ("idle", self.timeouts.idle), ("total", self.timeouts.total)]
+        {
+            if timeout.is_some_and(Span::is_zero) {
+                faults.error(&at.key("timeouts").key(name), "0s would end every request: expected more");
+            }
+        }
+        if self.streaming && self.timeouts.total.is_some() {
+            faults.warning(&at.key("timeouts").key("total"), "a streaming route has no total deadline: this has no effect");
+        }
+        if self.upstream.is_none() && !self.plugins.is_empty() {
+            faults.warning(&at.key("plugins"), "plugins run only for requests that go to an upstream: this has no effect");
+        }
+    }
+}
+
+/// A name must be one of those that are configured; the fault suggests the nearest.
+fn known<'a>(
+    name: &str,
+    configured: impl Iterator<Item = &'a str>,
+    kind: &str,
+    section: &str,
+    at: &Path,
+    faults: &mut Faults,
+) {
+    let configured: Vec<&str> = configured.collect();
+    if configured.contains(&name) {
+        return;
+    }
+    let fault = Fault::error(at, format!("there is no {kind} {name:?}"));
+    faults.push(match sluice_config::nearest(name, configured.iter().copied()) {
+        Some(nearest) => fault.help(format!("did you mean {nearest:?}?")),
+        None if configured.is_empty() => fault.help(format!("`{section}` is empty")),
+        None => fault.help(format!("`{section}` has: {}", configured.join(", "))),
+    });
+}
+

@@ -1,0 +1,158 @@
+//! What the gateway knows of a request while it is under way: one typed slot per step, filled in order.
+//!
+//! A slot is empty until its step has been taken, and holds that step's proof afterwards: routing's [`Matched`], auth's
+//! [`Verified`], tenancy's [`Admitted`], the upstream's [`Chosen`]. Later steps ask for the proofs of earlier ones, so that no
+//! step can be left out by mistake. Dropping the context gives everything back: the place in flight, the tenant's
+//! concurrency, the endpoint's connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderName, HeaderValue, Version};
+use pingora_http::RequestHeader;
+use sluice_auth::Verified;
+use sluice_downstream::ClientAddress;
+use sluice_plugins::RequestHead;
+use sluice_resilience::{Deadlines, InFlight};
+use sluice_routing::Matched;
+use sluice_telemetry::requests::ActiveRequest;
+use sluice_telemetry::{RequestId, TraceContext};
+use sluice_tenancy::Admitted;
+use sluice_upstream::{Chosen, Tried};
+use sluice_vocabulary::request::{Connection, RequestView};
+use sluice_vocabulary::{Reason, Refusal, TenantId};
+use smallvec::SmallVec;
+
+use crate::snapshot::{Route, Snapshot};
+
+/// Header fields that belong to whatever answer the request gets.
+pub(crate) type AnswerFields = SmallVec<[(HeaderName, HeaderValue); 4]>;
+
+/// A request under way.
+pub(crate) struct Request {
+    /// When it began: for durations, and for the clock on the wall.
+    pub(crate) started: Instant,
+    pub(crate) started_at: SystemTime,
+    /// The configuration it began with and keeps.
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) _active: ActiveRequest,
+
+    /// 1. It arrived: where from, under which names.
+    pub(crate) arrived: Option<Arrived>,
+    /// 2. Its route.
+    pub(crate) matched: Option<Matched>,
+    /// 3. Who sent it, where the route asks.
+    pub(crate) verified: Option<Verified>,
+    /// 4. Whose it is, and the leave to go on.
+    pub(crate) tenant: Option<TenantId>,
+    pub(crate) admitted: Option<Admitted>,
+    /// 5. What plugins saw, kept for their response side, and the time they took.
+    pub(crate) sent_head: Option<Arc<RequestHead>>,
+    pub(crate) plugin_time: Duration,
+    /// 6. The endpoint of the present try, and what is left of the time.
+    pub(crate) deadlines: Option<Deadlines>,
+    pub(crate) tried: Tried,
+    pub(crate) chosen: Option<Chosen>,
+    pub(crate) last_try: LastTry,
+
+    /// Fields for any answer: CORS, rate limits.
+    pub(crate) answer_fields: AnswerFields,
+    /// What stopped it in a phase that could not answer itself; the failure's answer is made from it.
+    pub(crate) pending: Option<Pending>,
+    /// What the last try failed of.
+    pub(crate) failure: Option<Reason>,
+    /// Why it was refused, once the client was told.
+    pub(crate) refused: Option<Reason>,
+    /// Why, in the operator's words.
+    pub(crate) internal: Option<Box<str>>,
+    /// Body bytes from the client, and toward it.
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+}
+
+/// A request that was taken in: its identifiers, its sender, its place in flight.
+pub(crate) struct Arrived {
+    pub(crate) id: RequestId,
+    pub(crate) trace: TraceContext,
+    pub(crate) connection: Arc<Connection>,
+    /// The client: behind trusted proxies, the one they vouch for.
+    pub(crate) client: ClientAddress,
+    pub(crate) host: Box<str>,
+    pub(crate) version: Version,
+    pub(crate) _in_flight: InFlight,
+}
+
+/// What is to be sent in place of what was under way.
+pub(crate) enum Pending {
+    /// No.
+    Refusal(Refusal),
+    /// A plugin's own answer, given when it saw the upstream's.
+    Answer(sluice_plugins::Answer),
+}
+
+/// What is worth telling of the last try when it is over.
+#[derive(Default)]
+pub(crate) struct LastTry {
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) reused: Option<bool>,
+    pub(crate) began: Option<Instant>,
+    pub(crate) connected: Option<Duration>,
+    pub(crate) answered: Option<Duration>,
+}
+
+impl Request {
+    /// A request that has just begun.
+    pub(crate) fn new(snapshot: Arc<Snapshot>, active: ActiveRequest) -> Self {
+        Self {
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            snapshot,
+            _active: active,
+            arrived: None,
+            matched: None,
+            verified: None,
+            tenant: None,
+            admitted: None,
+            sent_head: None,
+            plugin_time: Duration::ZERO,
+            deadlines: None,
+            tried: Tried::default(),
+            chosen: None,
+            last_try: LastTry::default(),
+            answer_fields: AnswerFields::new(),
+            pending: None,
+            failure: None,
+            refused: None,
+            internal: None,
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+
+    /// The route's part of the configuration, once the route is known.
+    pub(crate) fn route(&self) -> Option<&Route> {
+        self.matched.as_ref().and_then(|matched| self.snapshot.routes.get(matched.index()))
+    }
+
+    /// The request's id, or nothing before it has one.
+    pub(crate) fn id(&self) -> &str {
+        self.arrived.as_ref().map_or("", |arrived| arrived.id.as_str())
+    }
+}
+
+impl Arrived {
+    /// The request as every unit may see it.
+    pub(crate) fn view<'a>(&'a self, header: &'a RequestHeader) -> RequestView<'a> {
+        RequestView {
+            method: &header.method,
+            scheme: self.client.scheme,
+            host: &self.host,
+            path: header.uri.path(),
+            query: header.uri.query(),
+            headers: &header.headers,
+            client: self.client.ip,
+            connection: &self.connection,
+        }
+    }
+}

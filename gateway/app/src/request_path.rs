@@ -1,0 +1,700 @@
+//! THE request path: what happens to a request, in order, and why.
+//!
+//! ```text
+//! request_filter    1 arrive → 2 route → 3 authenticate → 4 identify the tenant, admit → 5 plugins
+//! upstream_peer     6 choose an endpoint            (again for each retry)
+//!                     connect, send; bodies stream both ways under the deadlines
+//! response_filter   7 the answer's header: plugins, edits
+//! logging           8 account for all of it
+//! ```
+//!
+//! Steps 1 to 5 end early with an answer or a [`Refusal`]; both are written in `answers.rs`. Each step's proof is a slot of
+//! [`Request`] that only the step's own unit can fill. Upgrade requests take the very same path.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue};
+use pingora_core::modules::http::compression::ResponseCompression;
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use sluice_downstream::hop_by_hop;
+use sluice_plugins::{Chain, HeaderOp, Operations, Outcome, RequestHead, ResponseHead, Who};
+use sluice_resilience::{Deadlines, Exchange};
+use sluice_routing::{Decision, DirectAnswer};
+use sluice_telemetry::AccessRecord;
+use sluice_vocabulary::{Reason, Refusal};
+
+use crate::answers::{self, Answer, X_REQUEST_ID};
+use crate::compose::Units;
+use crate::request::{Arrived, LastTry, Pending, Request};
+
+/// The proxy as Pingora sees it.
+pub(crate) struct RequestPath {
+    units: Arc<Units>,
+}
+
+/// Where the steps before the upstream lead.
+enum Lead {
+    /// On to the upstream.
+    Forward,
+    /// Back to the client with this.
+    Direct(Box<DirectAnswer>),
+    /// Back to the client with what a plugin answered.
+    Plugin(sluice_plugins::Answer),
+}
+
+impl RequestPath {
+    pub(crate) fn new(units: Arc<Units>) -> Self {
+        Self { units }
+    }
+
+    /// Steps 1 to 5.
+    async fn lead(&self, session: &mut Session, request: &mut Request) -> Result<Lead, Refusal> {
+        // 1. Take it in: a place in flight, an address within its rate, one client, one host, one path.
+        let arrived = self.arrive(session, request)?;
+        let arrived = request.arrived.insert(arrived);
+
+        // 2. Route. Redirects, fixed answers and preflights end here, denied addresses too.
+        let header = session.req_header();
+        let view = arrived.view(header);
+        let counted = |refusal: &Refusal| self.units.routing_metrics.refused(refusal.reason);
+        let matched = request.matched.insert(request.snapshot.table.lookup(&view).inspect_err(counted)?);
+        request.answer_fields.extend(matched.cors_headers(&view));
+        if let Decision::Direct(answer) = matched.decide(&view).inspect_err(counted)? {
+            self.units.routing_metrics.answered(answer.kind);
+            return Ok(Lead::Direct(answer));
+        }
+        let snapshot = Arc::clone(&request.snapshot);
+        let Some(route) = snapshot.routes.get(matched.index()) else {
+            return Err(Refusal::new(Reason::Internal).internal("the table knows a route that the snapshot does not"));
+        };
+        let announced = header.headers.get(CONTENT_LENGTH).and_then(|n| n.to_str().ok()).and_then(|n| n.parse().ok());
+        if announced.is_some_and(|length: u64| length > route.max_body) {
+            return Err(Refusal::new(Reason::BodyTooLarge).internal(format!("the route allows {} bytes", route.max_body)));
+        }
+
+        // 3. Who sent it. A route with a policy goes no further without a proof.
+        if let Some(policy) = &route.policy {
+            request.verified = Some(self.units.auth.authenticate(policy, &view).await?);
+        }
+
+        // 4. Whose it is: the identity's word counts first. Then whether that tenant may go on now.
+        let identity = request.verified.as_ref().map(|verified| &**verified.identity());
+        request.tenant = self.units.tenancy.identify(identity, &view)?;
+        let admitted = self.units.tenancy.admit(request.tenant.as_ref(), self.units.clock.now())?;
+        request.answer_fields.extend(admitted.rate_limit_headers());
+        request.admitted = Some(admitted);
+
+        // What this route's requests may cost from here on.
+        if let Some(control) = session.digest().and_then(sluice_downstream::control) {
+            control.limit_body(route.max_body);
+            if route.streaming {
+                control.lift_body_deadlines();
+            }
+        }
+        if let Some(level) = route.compression
+            && let Some(compression) = session.downstream_modules_ctx.get_mut::<ResponseCompression>()
+        {
+            compression.adjust_level(level);
+        }
+
+        // 5. The tenant's plugins, then the route's. Each sees what those before it changed.
+        for chain in [snapshot.chain_of(request.tenant.as_ref()), &route.chain] {
+            if chain.has_request_phase()
+                && let Some(answer) = self.pass_request(chain, session, request).await?
+            {
+                return Ok(Lead::Plugin(answer));
+            }
+        }
+        if route.chain.has_response_phase() || snapshot.chain_of(request.tenant.as_ref()).has_response_phase() {
+            request.sent_head = Some(Arc::new(owned_head(session.req_header(), request)?));
+        }
+        Ok(Lead::Forward)
+    }
+
+    /// Step 1.
+    fn arrive(&self, session: &mut Session, request: &Request) -> Result<Arrived, Refusal> {
+        let in_flight = self.units.shedder.enter()?;
+        let internal = |why: &str| Refusal::new(Reason::Internal).internal(why);
+        let digest = session.digest().ok_or_else(|| internal("a session without a digest"))?;
+        let connection = sluice_downstream::connection(digest).ok_or_else(|| internal("a session without a connection"))?;
+        let connection = Arc::clone(connection);
+
+        if session.is_http2() {
+            // HTTP/1 was held against its grammar by the guard; here the frames were, and the fields are now.
+            let held = sluice_downstream::validate_h2(session.req_header());
+            held.map_err(|breach| Refusal::new(breach.reason()).internal(breach.slug()))?;
+            session.set_write_timeout(Some(self.units.downstream.write_timeout()));
+        }
+        let header = session.req_header_mut();
+        let client = self.units.downstream.resolve_client(&connection, &header.headers);
+        let tracing = &request.snapshot.tracing;
+        let id = tracing.request_id(&header.headers, client.through_proxy);
+        let trace = tracing.context(&header.headers, client.through_proxy);
+        self.units.downstream.admit_address(client.ip, self.units.clock.now())?;
+        let host = host_of(header)?;
+        // What is matched, authorised and forwarded is one and the same path.
+        if let Some(target) = self.normal_target(header)? {
+            header.set_raw_path(target.as_bytes()).map_err(broken)?;
+        }
+        let version = header.version;
+        let arrived = Arrived { id, trace, connection, client, host, version, _in_flight: in_flight };
+        // Identity is the gateway's to say: what clients say of it goes before anybody can believe it.
+        if !request.snapshot.stripped.names().is_empty() {
+            let spoofed: Vec<HeaderName> =
+                header.headers.keys().filter(|name| request.snapshot.stripped.covers(name)).cloned().collect();
+            for name in spoofed {
+                header.remove_header(&name);
+            }
+        }
+        Ok(arrived)
+    }
+
+    /// The target in its one form, if it came in another.
+    fn normal_target(&self, header: &RequestHeader) -> Result<Option<String>, Refusal> {
+        let raw = header.raw_path();
+        let normal = self.units.downstream.normalise_path(raw);
+        let normal = normal.map_err(|bad| Refusal::new(Reason::BadTarget).internal(bad.to_string()))?;
+        Ok(normal.is_changed().then(|| normal.to_target().into_owned()))
+    }
+
+    /// Step 5 for one chain.
+    async fn pass_request(
+        &self,
+        chain: &Chain,
+        session: &mut Session,
+        request: &mut Request,
+    ) -> Result<Option<sluice_plugins::Answer>, Refusal> {
+        let head = owned_head(session.req_header(), request)?;
+        let began = self.units.clock.now();
+        let (_, outcome) = chain.on_request(head, &who(request)).await;
+        request.plugin_time += self.units.clock.now().duration_since(began);
+        match outcome {
+            Outcome::Continue(operations) => {
+                let stripped = &request.snapshot.stripped;
+                // Who sent a request is not for a plugin to say either.
+                let operations = operations.into_iter().filter(|operation| !stripped.covers(operation.name()));
+                apply(session.req_header_mut(), operations).map_err(broken)?;
+                Ok(None)
+            }
+            Outcome::Answer(answer) => Ok(Some(answer)),
+            Outcome::Refuse(refusal) => Err(refusal),
+        }
+    }
+
+    /// Step 6: an endpoint for this try, within what is left of the time.
+    async fn choose(&self, session: &Session, request: &mut Request) -> Result<Box<HttpPeer>, Refusal> {
+        let now = self.units.clock.now();
+        let snapshot = Arc::clone(&request.snapshot);
+        let route = request.matched.as_ref().and_then(|matched| snapshot.routes.get(matched.index()));
+        let Some((route, cluster)) = route.and_then(|route| Some((route, route.cluster.as_ref()?))) else {
+            return Err(Refusal::new(Reason::Internal).internal("a request without a route that has an upstream"));
+        };
+        if request.admitted.is_none() || (route.policy.is_some() && request.verified.is_none()) {
+            return Err(Refusal::new(Reason::Internal).internal("a request that was not admitted"));
+        }
+        let exchange = match (session.is_upgrade_req(), route.streaming) {
+            (true, _) => Exchange::Upgrade,
+            (false, true) => Exchange::Streaming,
+            (false, false) => Exchange::Plain,
+        };
+        let started = request.started;
+        let deadlines = request
+            .deadlines
+            .get_or_insert_with(|| Deadlines::new(cluster.timeouts(), &route.timeouts, exchange, started));
+        let limits = deadlines.try_limits(now)?;
+        let mut chosen = cluster.choose(&request.tried).await?;
+        request.last_try = LastTry { endpoint: Some(chosen.endpoint()), began: Some(now), ..LastTry::default() };
+        let peer = chosen.peer(&limits);
+        request.chosen = Some(chosen);
+        Ok(peer)
+    }
+
+    /// Bodies: neither side may go on past the deadline.
+    fn keep_time(&self, request: &Request) -> Result<()> {
+        if let Some(deadlines) = &request.deadlines {
+            deadlines.check(self.units.clock.now()).map_err(|refusal| sluice_upstream::past_deadline(&refusal))?;
+        }
+        if let Some(chosen) = &request.chosen {
+            chosen.progress();
+        }
+        Ok(())
+    }
+
+    /// Step 7 for one chain. An answer or refusal of a plugin replaces what the upstream sent.
+    async fn pass_response(
+        &self,
+        chain: &Chain,
+        header: &mut ResponseHeader,
+        request: &mut Request,
+    ) -> Result<(), Pending> {
+        let Some(sent) = request.sent_head.clone() else { return Ok(()) };
+        let head = ResponseHead { status: header.status, headers: header.headers.clone() };
+        let began = self.units.clock.now();
+        let (head, outcome) = chain.on_response(sent, head, &who(request)).await;
+        request.plugin_time += self.units.clock.now().duration_since(began);
+        match outcome {
+            Outcome::Continue(operations) => {
+                let applied = header.set_status(head.status).and_then(|()| apply_to_response(header, operations));
+                applied.map_err(|error| Pending::Refusal(broken(error)))
+            }
+            Outcome::Answer(answer) => Err(Pending::Answer(answer)),
+            Outcome::Refuse(refusal) => Err(Pending::Refusal(refusal)),
+        }
+    }
+
+    /// Tells the client no, and notes why.
+    async fn refuse(&self, session: &mut Session, request: &mut Request, refusal: Refusal) -> Result<()> {
+        request.refused = Some(refusal.reason);
+        self.units.request_metrics.refused(refusal.reason);
+        let sent = answers::refuse(session, &refusal, request.id(), &request.answer_fields).await;
+        request.internal = refusal.internal;
+        sent
+    }
+
+    /// Sends what a plugin answered.
+    async fn answer_of_plugin(session: &mut Session, request: &Request, plugins: sluice_plugins::Answer) -> Result<()> {
+        let headers: Vec<_> = plugins.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let answer = Answer { status: plugins.status, headers: &headers, body: plugins.body };
+        answers::answer(session, answer, request.id(), &request.answer_fields).await
+    }
+
+    /// Notes what is to be sent instead and ends the phase with an error, which is all that some phases can end with;
+    /// `fail_to_proxy` sends it.
+    fn stop(request: &mut Request, pending: Pending) -> Box<Error> {
+        request.pending = Some(pending);
+        Error::explain(ErrorType::InternalError, "ended by the gateway")
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for RequestPath {
+    type CTX = Request;
+
+    fn new_ctx(&self) -> Request {
+        Request::new(self.units.snapshot(), self.units.request_metrics.begin())
+    }
+
+    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
+        match self.lead(session, request).await {
+            Ok(Lead::Forward) => return Ok(false),
+            Ok(Lead::Direct(direct)) => {
+                let answer = Answer { status: direct.status, headers: &direct.headers, body: direct.body };
+                answers::answer(session, answer, request.id(), &request.answer_fields).await?;
+            }
+            Ok(Lead::Plugin(answer)) => Self::answer_of_plugin(session, request, answer).await?,
+            Err(refusal) => self.refuse(session, request, refusal).await?,
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, request: &mut Request) -> Result<Box<HttpPeer>> {
+        match self.choose(session, request).await {
+            Ok(peer) => Ok(peer),
+            Err(refusal) => Err(Self::stop(request, Pending::Refusal(refusal))),
+        }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        fd: std::os::fd::RawFd,
+        _digest: Option<&Digest>,
+        request: &mut Request,
+    ) -> Result<()> {
+        if let Some(chosen) = &mut request.chosen {
+            chosen.connected(fd, reused);
+        }
+        request.last_try.reused = Some(reused);
+        request.last_try.connected = request.last_try.began.map(|began| self.units.clock.now().duration_since(began));
+        Ok(())
+    }
+
+    /// What the upstream is sent: the route's edits, who the client is, who sent the request, and nothing that belongs to
+    /// the client's connection.
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut RequestHeader,
+        request: &mut Request,
+    ) -> Result<()> {
+        let (Some(arrived), Some(matched)) = (&request.arrived, &request.matched) else {
+            return Err(Error::explain(ErrorType::InternalError, "a request without a route reached the upstream"));
+        };
+        let is_websocket = hop_by_hop::is_websocket(&upstream.method, &upstream.headers);
+        for name in hop_by_hop::to_remove(&upstream.headers) {
+            upstream.remove_header(&name);
+        }
+        if is_websocket {
+            upstream.insert_header(header::UPGRADE, HeaderValue::from_static("websocket"))?;
+            upstream.insert_header(header::CONNECTION, HeaderValue::from_static("upgrade"))?;
+        }
+        let downstream = &self.units.downstream;
+        let told = downstream.forwarded_headers(&arrived.connection, &arrived.client, &upstream.headers, &arrived.host);
+        for (name, value) in told {
+            match value {
+                Some(value) => upstream.insert_header(name, value)?,
+                None => drop(upstream.remove_header(&name)),
+            }
+        }
+        upstream.insert_header(X_REQUEST_ID, arrived.id.to_header())?;
+        for (name, value) in arrived.trace.headers() {
+            upstream.insert_header(name, value)?;
+        }
+        let edits = matched.request_headers();
+        if !edits.is_empty() {
+            for name in edits.remove() {
+                upstream.remove_header(name);
+            }
+            for (name, value) in edits.set() {
+                upstream.insert_header(name.clone(), value.clone())?;
+            }
+            for (name, value) in edits.add() {
+                upstream.append_header(name.clone(), value.clone())?;
+            }
+        }
+        if let Some(path) = matched.rewrite_path(upstream.uri.path()) {
+            let query = upstream.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+            upstream.set_raw_path(format!("{path}{query}").as_bytes())?;
+        }
+        if let Some(host) = matched.rewrite_host() {
+            upstream.insert_header(header::HOST, host.clone())?;
+        }
+        // Last, so that nothing before can say otherwise.
+        if let (Some(verified), Some(policy)) =
+            (&request.verified, request.route().and_then(|route| route.policy.as_ref()))
+        {
+            for (name, value) in policy.identity_headers(verified) {
+                upstream.insert_header(name, value)?;
+            }
+        }
+        if let Some(chosen) = &mut request.chosen {
+            chosen.sending(upstream.version);
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        request: &mut Request,
+    ) -> Result<()> {
+        request.bytes_in += body.as_ref().map_or(0, |piece| piece.len() as u64);
+        if request.route().is_some_and(|route| request.bytes_in > route.max_body) {
+            let refusal = Refusal::new(Reason::BodyTooLarge).internal(format!("{} bytes and more came", request.bytes_in));
+            return Err(Self::stop(request, Pending::Refusal(refusal)));
+        }
+        self.keep_time(request)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        header: &mut ResponseHeader,
+        request: &mut Request,
+    ) -> Result<()> {
+        if let Some(chosen) = &mut request.chosen {
+            chosen.answered(header);
+        }
+        if !header.status.is_informational() {
+            request.last_try.answered = request.last_try.began.map(|began| self.units.clock.now().duration_since(began));
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        request: &mut Request,
+    ) -> Result<()> {
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(control) = session.digest().and_then(sluice_downstream::control) {
+                control.lift_body_deadlines();
+            }
+            return Ok(());
+        }
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        for name in hop_by_hop::to_remove(&response.headers) {
+            response.remove_header(&name);
+        }
+        let snapshot = Arc::clone(&request.snapshot);
+        let Some(route) = request.matched.as_ref().and_then(|matched| snapshot.routes.get(matched.index())) else {
+            return Ok(());
+        };
+        // Back through the plugins in the opposite order: what saw the request last sees the answer first.
+        for chain in [&route.chain, snapshot.chain_of(request.tenant.as_ref())] {
+            if chain.has_response_phase()
+                && let Err(instead) = self.pass_response(chain, response, request).await
+            {
+                return Err(Self::stop(request, instead));
+            }
+        }
+        if let Some(matched) = &request.matched {
+            let edits = matched.response_headers();
+            for name in edits.remove() {
+                response.remove_header(name);
+            }
+            for (name, value) in edits.set() {
+                response.insert_header(name.clone(), value.clone())?;
+            }
+            for (name, value) in edits.add() {
+                response.append_header(name.clone(), value.clone())?;
+            }
+            if matched.has_cors() {
+                let theirs: Vec<HeaderName> = response
+                    .headers
+                    .keys()
+                    .filter(|name| name.as_str().starts_with("access-control-"))
+                    .cloned()
+                    .collect();
+                for name in theirs {
+                    response.remove_header(&name);
+                }
+            }
+        }
+        for (name, value) in &request.answer_fields {
+            response.append_header(name.clone(), value.clone())?;
+        }
+        if let Some(arrived) = &request.arrived {
+            response.insert_header(X_REQUEST_ID, arrived.id.to_header())?;
+        }
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        request: &mut Request,
+    ) -> Result<Option<Duration>> {
+        request.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
+        self.keep_time(request).map(|()| None)
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        request: &mut Request,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        judge(session, request, error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        request: &mut Request,
+        _client_reused: bool,
+    ) -> Box<Error> {
+        judge(session, request, error)
+    }
+
+    /// The one place where a failure on the way becomes an answer.
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, request: &mut Request) -> FailToProxy {
+        let breach = session.digest().and_then(sluice_downstream::control).and_then(|control| control.refusal());
+        session.set_keepalive(None);
+        let refusal = match request.pending.take() {
+            Some(Pending::Answer(answer)) => {
+                let status = answer.status.as_u16();
+                let sent = Self::answer_of_plugin(session, request, answer).await;
+                return FailToProxy { error_code: sent.map_or(0, |()| status), can_reuse_downstream: false };
+            }
+            Some(Pending::Refusal(refusal)) => Some(refusal),
+            None => None,
+        };
+        let refusal = if let Some(refusal) = refusal {
+            refusal
+        } else if let Some(reason) = breach {
+            Refusal::new(reason).internal("the client's body broke a bound")
+        } else if let Some(reason) = request.failure.take() {
+            Refusal::new(reason).internal(error.to_string())
+        } else if *error.esource() == ErrorSource::Downstream {
+            // The client is gone, or speaks nonsense half way through: there is nobody to answer.
+            request.internal = Some(error.to_string().into());
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        } else {
+            Refusal::new(Reason::Internal).internal(error.to_string())
+        };
+        let status = refusal.status().as_u16();
+        if self.refuse(session, request, refusal).await.is_err() {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    /// Pingora's own line about a failure says less than our access record does, and says it in another form.
+    fn suppress_error_log(&self, _session: &Session, _request: &Request, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _request: &Request,
+        _error: &Error,
+        _context: pingora_proxy::ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+
+    /// Step 8: every request ends here, whatever became of it.
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
+        let duration = self.units.clock.now().duration_since(request.started);
+        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        match request.route() {
+            Some(route) => &route.metrics,
+            None => self.units.request_metrics.unmatched(),
+        }
+        .ended(status, duration);
+        if let Some(answered) = request.last_try.answered {
+            self.units.request_metrics.overhead(duration.saturating_sub(answered));
+        }
+        // The endpoint's account is settled before anybody reads the record.
+        request.chosen = None;
+        if request.snapshot.access_log.is_on() {
+            record(session, error, request, status, duration);
+        }
+    }
+}
+
+/// What a failed try comes to: whether it may be tried again, and if not, why it failed.
+fn judge(session: &Session, request: &mut Request, mut error: Box<Error>) -> Box<Error> {
+    let Some(mut chosen) = request.chosen.take() else { return error };
+    if request.pending.is_some() {
+        // We ended it ourselves.
+        error.set_retry(false);
+        return error;
+    }
+    let replayable = !session.as_downstream().retry_buffer_truncated();
+    let verdict = chosen.failed(&error, &session.req_header().method, &mut request.tried, replayable);
+    request.failure = verdict.failure.reason();
+    error.set_retry(verdict.retry.is_yes());
+    error
+}
+
+/// The host that the request names, in lower case and without port or final dot. It was held against its grammar before;
+/// HTTP/1.0 need not name any.
+fn host_of(header: &RequestHeader) -> Result<Box<str>, Refusal> {
+    let named = match header.uri.authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => header.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes),
+    };
+    if named.is_empty() {
+        return Ok(Box::default());
+    }
+    let bad = || Refusal::new(Reason::BadHost).internal(format!("host {:?}", String::from_utf8_lossy(named)));
+    let (name, _port) = sluice_downstream::host::split(named).ok_or_else(bad)?;
+    let name = std::str::from_utf8(name).map_err(|_| bad())?;
+    let mut host: Box<str> = name.strip_suffix('.').unwrap_or(name).into();
+    host.make_ascii_lowercase();
+    Ok(host)
+}
+
+/// The request's head as plugins get it.
+fn owned_head(header: &RequestHeader, request: &Request) -> Result<RequestHead, Refusal> {
+    let Some(arrived) = &request.arrived else {
+        return Err(Refusal::new(Reason::Internal).internal("plugins before arrival"));
+    };
+    Ok(RequestHead {
+        method: header.method.clone(),
+        scheme: arrived.client.scheme,
+        host: arrived.host.clone(),
+        path: header.uri.path().into(),
+        query: header.uri.query().map(Into::into),
+        headers: header.headers.clone(),
+    })
+}
+
+fn who(request: &Request) -> Who {
+    Who { request_id: request.id().into(), tenant: request.tenant.clone() }
+}
+
+fn apply(header: &mut RequestHeader, operations: impl Iterator<Item = HeaderOp>) -> Result<()> {
+    for operation in operations {
+        match operation {
+            HeaderOp::Set(name, value) => header.insert_header(name, value)?,
+            HeaderOp::Append(name, value) => {
+                header.append_header(name, value)?;
+            }
+            HeaderOp::Remove(name) => {
+                header.remove_header(&name);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn apply_to_response(header: &mut ResponseHeader, operations: Operations) -> Result<()> {
+    for operation in operations {
+        match operation {
+            HeaderOp::Set(name, value) => header.insert_header(name, value)?,
+            HeaderOp::Append(name, value) => {
+                header.append_header(name, value)?;
+            }
+            HeaderOp::Remove(name) => {
+                header.remove_header(&name);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn broken(error: Box<Error>) -> Refusal {
+    Refusal::new(Reason::Internal).internal(error.to_string())
+}
+
+fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16, duration: Duration) {
+    let header = session.req_header();
+    let Some(arrived) = &request.arrived else { return };
+    let trace_id = arrived.trace.trace_id();
+    let identity = request.verified.as_ref().map(sluice_auth::Verified::identity);
+    let error = error.map(ToString::to_string);
+    request.snapshot.access_log.record(&AccessRecord {
+        trace_id: Some(trace_id.as_str()),
+        protocol: match arrived.version {
+            http::Version::HTTP_2 => "HTTP/2",
+            http::Version::HTTP_10 => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        },
+        tls_version: arrived.connection.tls.as_ref().map(|tls| tls.version),
+        method: header.method.as_str(),
+        host: &arrived.host,
+        path: header.uri.path(),
+        query: header.uri.query(),
+        route: request.route().map(|route| route.name.as_str()),
+        tenant: request.tenant.as_ref().map(|tenant| tenant.as_str()),
+        issuer: identity.map(|identity| identity.issuer.as_str()),
+        subject: identity.and_then(|identity| identity.subject.as_deref()),
+        status,
+        refusal: request.refused.map(Reason::slug),
+        error: request.internal.as_deref().or(error.as_deref()),
+        bytes_in: request.bytes_in,
+        bytes_out: request.bytes_out,
+        duration,
+        plugins: (!request.plugin_time.is_zero()).then_some(request.plugin_time),
+        upstream: request.route().and_then(|route| route.upstream.as_ref()).map(|name| name.as_str()),
+        endpoint: request.last_try.endpoint,
+        upstream_connect: request.last_try.connected,
+        upstream_response: request.last_try.answered,
+        upstream_reused: request.last_try.reused,
+        retries: u32::from(request.tried.count()),
+        ..AccessRecord::new(request.started_at, arrived.id.as_str(), arrived.client.ip)
+    });
+}

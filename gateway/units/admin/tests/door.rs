@@ -1,0 +1,236 @@
+//! The door, through real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use sluice_admin::{Address, Config, Deps, Handle, Unit};
+use sluice_vocabulary::ports::{Inspect, LogLevel, MetricsPage, Reload};
+use sluice_vocabulary::unit::{BoxFuture, Health, State, Stop, Stopper, Task as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Page;
+impl MetricsPage for Page {
+    fn encode(&self) -> String {
+        "# TYPE a counter\na_total 1\n# EOF\n".to_owned()
+    }
+}
+
+struct Level(Mutex<String>);
+impl LogLevel for Level {
+    fn get(&self) -> String {
+        self.0.lock().unwrap().clone()
+    }
+    fn set(&self, directives: &str) -> Result<(), String> {
+        if directives == "loud" {
+            return Err("\"loud\" is not a log level".to_owned());
+        }
+        *self.0.lock().unwrap() = directives.to_owned();
+        Ok(())
+    }
+}
+
+struct Reloads(Mutex<Vec<Result<(), String>>>);
+impl Reload for Reloads {
+    fn reload(&self) -> BoxFuture<'_, Result<(), String>> {
+        let next = self.0.lock().unwrap().remove(0);
+        Box::pin(async move { next })
+    }
+}
+
+struct Routes;
+impl Inspect for Routes {
+    fn inspect(&self) -> Value {
+        json!([{ "name": "orders" }])
+    }
+}
+
+struct Door {
+    handle: Handle,
+    unit: Health,
+    stopper: Stopper,
+    task: JoinHandle<()>,
+}
+
+async fn door(config: Config) -> Door {
+    let unit = Health::new("auth");
+    let deps = Deps {
+        healths: vec![unit.clone()],
+        metrics: Arc::new(Page),
+        log_level: Arc::new(Level(Mutex::new("info".to_owned()))),
+        reload: Arc::new(Reloads(Mutex::new(vec![Ok(()), Err("error: unknown key `x`\n".to_owned())]))),
+        pages: vec![("/routes", Arc::new(Routes))],
+    };
+    let (handle, mut task) = Unit::new(&config, deps, &mut Registry::default()).unwrap();
+    let (stopper, stop) = Stop::new();
+    let task = tokio::spawn(async move { task.run(stop).await });
+    Door { handle, unit, stopper, task }
+}
+
+async fn tcp() -> Door {
+    door(Config { address: Some("127.0.0.1:0".parse().unwrap()), ..Config::default() }).await
+}
+
+impl Door {
+    async fn connect(&self) -> TcpStream {
+        let Address::Tcp(address) = self.handle.address() else { panic!("not TCP") };
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    /// Sends bytes as they are and reads until the door closes.
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer in time").unwrap();
+        answer
+    }
+
+    /// The status and the body.
+    async fn ask(&self, method: &str, path: &str, more: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        let answer = self
+            .raw(&format!(
+                "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n{more}content-length: {length}\r\n\r\n{body}"
+            ))
+            .await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path, "", "").await
+    }
+
+    async fn end(self) {
+        self.stopper.stop();
+        timeout(PATIENCE, self.task).await.expect("the task ends").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn readiness_follows_the_units_and_liveness_does_not() {
+    let door = tcp().await;
+    let (status, page) = door.get("/readyz").await;
+    assert_eq!(status, 503, "{page}");
+    door.unit.set(State::Ready);
+    let (status, page) = door.get("/readyz").await;
+    assert_eq!(status, 200);
+    let page: Value = serde_json::from_str(&page).unwrap();
+    assert_eq!(page["units"][0], json!({ "unit": "auth", "state": "ready" }));
+    door.unit.set(State::Unavailable("no keys".to_owned()));
+    let (status, page) = door.get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(page.contains("no keys"));
+    assert_eq!(door.get("/healthz").await, (200, "ok\n".to_owned()));
+    door.end().await;
+}
+
+#[tokio::test]
+async fn pages_answer_what_their_units_show() {
+    let door = tcp().await;
+    let (status, page) = door.get("/routes").await;
+    assert_eq!((status, serde_json::from_str::<Value>(&page).unwrap()), (200, json!([{ "name": "orders" }])));
+    assert!(door.get("/").await.1.contains("GET  /routes\n"));
+    assert_eq!(door.get("/nothing").await.0, 404);
+    assert_eq!(door.ask("POST", "/routes", "", "").await.0, 405);
+    assert_eq!(door.ask("GET", "/reload", "", "").await.0, 405);
+    assert_eq!(door.get("/metrics").await.1, "# TYPE a_total counter\na_total 1\n");
+    let openmetrics = door.ask("GET", "/metrics", "accept: application/openmetrics-text\r\n", "").await;
+    assert_eq!(openmetrics.1, "# TYPE a counter\na_total 1\n# EOF\n");
+    door.end().await;
+}
+
+#[tokio::test]
+async fn the_log_level_can_be_read_and_set_and_a_bad_one_is_explained() {
+    let door = tcp().await;
+    assert_eq!(door.get("/log").await.1, "{\n  \"level\": \"info\"\n}\n");
+    assert_eq!(door.ask("PUT", "/log", "", "debug\n").await, (200, "{\n  \"level\": \"debug\"\n}\n".to_owned()));
+    let (status, page) = door.ask("PUT", "/log", "", "loud").await;
+    assert_eq!(status, 400);
+    assert!(page.contains("is not a log level"));
+    assert_eq!(door.ask("PUT", "/log", "", &"x".repeat(5000)).await.0, 413);
+    assert_eq!(door.ask("DELETE", "/log", "", "").await.0, 405);
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_reload_tells_its_outcome() {
+    let door = tcp().await;
+    assert_eq!(door.ask("POST", "/reload", "", "").await.0, 200);
+    assert_eq!(door.ask("POST", "/reload", "", "").await, (422, "error: unknown key `x`\n".to_owned()));
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_web_page_gets_nothing() {
+    let door = tcp().await;
+    let rebound = door.raw("GET /metrics HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await;
+    assert!(rebound.starts_with("HTTP/1.1 403 "), "{rebound}");
+    assert_eq!(door.ask("POST", "/reload", "origin: http://evil.example\r\n", "").await.0, 403);
+    let absolute = door.raw("GET http://evil.example/ HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").await;
+    assert!(absolute.starts_with("HTTP/1.1 403 "), "{absolute}");
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_drips_its_header_is_let_go() {
+    let door = tcp().await;
+    // Whatever the door says to it, it must close, and well before the connection's whole life is over.
+    door.raw("GET / HTTP/1.1\r\nhost: 127").await;
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_idle_connections() {
+    let door = tcp().await;
+    let mut idle = door.connect().await;
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut first = [0; 8];
+    timeout(PATIENCE, idle.read_exact(&mut first)).await.unwrap().unwrap();
+    door.end().await;
+}
+
+#[tokio::test]
+async fn a_socket_has_its_mode_replaces_an_abandoned_one_and_goes_with_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let config = Config { socket: Some(path.clone()), mode: Some("0660".to_owned()), ..Config::default() };
+    // A listener that is dropped leaves its file behind, as a killed process does.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let door = door(config.clone()).await;
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: anything\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+
+    let taken = bind_again(&config).expect_err("somebody listens there");
+    assert!(taken.contains("admin.sock"), "{taken}");
+    door.end().await;
+    assert!(!path.exists());
+
+    std::fs::write(&path, "a file").unwrap();
+    bind_again(&config).expect_err("a file is not replaced");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
+}
+
+fn bind_again(config: &Config) -> Result<(), String> {
+    let deps = Deps {
+        healths: Vec::new(),
+        metrics: Arc::new(Page),
+        log_level: Arc::new(Level(Mutex::default())),
+        reload: Arc::new(Reloads(Mutex::default())),
+        pages: Vec::new(),
+    };
+    Unit::new(config, deps, &mut Registry::default()).map(drop).map_err(|error| error.to_string())
+}

@@ -1,0 +1,254 @@
+//! Reading an issuer's key set, from a URL or a file, within bounds of time and size.
+//!
+//! One fetch is one connection: it is made, used and closed within the call, so nothing is left behind when the call is
+//! dropped at its deadline. Redirects are refused, since whoever answers one would choose the keys; so is every status
+//! but 200. Time and size are bounded whatever the other side does.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, HOST, USER_AGENT};
+use http::{HeaderValue, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper::service::Service as _;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::service::TowerToHyperService;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::jwk::BadKeySet;
+
+/// Why a key set could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchFault {
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("the exchange broke off: {0}")]
+    Transfer(String),
+    #[error("status {0}, expected 200")]
+    Status(StatusCode),
+    #[error("the document is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("cannot read {path}: {cause}")]
+    File { path: String, cause: io::Error },
+    #[error(transparent)]
+    Malformed(#[from] BadKeySet),
+}
+
+impl FetchFault {
+    /// Every value of [`Self::slug`].
+    pub(crate) const SLUGS: [&'static str; 7] =
+        ["timeout", "connect", "transfer", "status", "too-large", "file", "malformed"];
+
+    /// The stable name, for metrics.
+    pub(crate) const fn slug(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "timeout",
+            Self::Connect(_) => "connect",
+            Self::Transfer(_) => "transfer",
+            Self::Status(_) => "status",
+            Self::TooLarge(_) => "too-large",
+            Self::File { .. } => "file",
+            Self::Malformed(_) => "malformed",
+        }
+    }
+}
+
+/// Where an issuer's keys are read.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Url(UrlSource),
+    File(FileSource),
+}
+
+impl Source {
+    /// Reads the document.
+    pub(crate) async fn read(&self) -> Result<Bytes, FetchFault> {
+        let (deadline, outcome) = match self {
+            Self::Url(source) => (source.timeout, tokio::time::timeout(source.timeout, source.fetch()).await),
+            // A file may be a pipe, or lie on a network that is down.
+            Self::File(source) => (source.timeout, tokio::time::timeout(source.timeout, source.read()).await),
+        };
+        outcome.unwrap_or(Err(FetchFault::Timeout(deadline)))
+    }
+
+    /// As the operator wrote it.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Url(source) => source.url.to_string(),
+            Self::File(source) => source.path.display().to_string(),
+        }
+    }
+}
+
+/// A key set behind a URL.
+#[derive(Debug)]
+pub(crate) struct UrlSource {
+    url: Uri,
+    host: HeaderValue,
+    connector: TowerToHyperService<HttpsConnector<HttpConnector>>,
+    timeout: Duration,
+    max_size: usize,
+}
+
+impl UrlSource {
+    /// A source at `url`, trusting `roots`. The error says what is wrong with the URL.
+    pub(crate) fn new(
+        url: &str,
+        roots: Arc<RootCertStore>,
+        timeout: Duration,
+        max_size: usize,
+    ) -> Result<Self, String> {
+        let url: Uri = url.parse().map_err(|error| format!("{url:?} is not a URL: {error}"))?;
+        let authority = url.authority().ok_or_else(|| format!("{url} names no host"))?;
+        let host = HeaderValue::try_from(authority.as_str()).map_err(|_| format!("{url} names no host"))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| format!("no TLS for {url}: {error}"))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(timeout));
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+        Ok(Self { url, host, connector: TowerToHyperService::new(connector), timeout, max_size })
+    }
+
+    async fn fetch(&self) -> Result<Bytes, FetchFault> {
+        let io = self.connector.call(self.url.clone()).await.map_err(|error| FetchFault::Connect(chain(&*error)))?;
+        let (mut sender, connection) = http1::Builder::new()
+            .max_buf_size(64 * 1024)
+            .handshake(io)
+            .await
+            .map_err(|error| FetchFault::Connect(chain(&error)))?;
+        let path = self.url.path_and_query().map_or("/", |path| path.as_str());
+        let request = Request::get(path)
+            .header(HOST, &self.host)
+            .header(ACCEPT, "application/jwk-set+json, application/json")
+            .header(USER_AGENT, "sluice")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| FetchFault::Transfer(error.to_string()))?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(|error| FetchFault::Transfer(chain(&error)))?;
+            if response.status() != StatusCode::OK {
+                return Err(FetchFault::Status(response.status()));
+            }
+            self.collect(response.into_body()).await
+        };
+        // The connection is driven here and not by a task of its own; when it ends first, what it read is still there for
+        // the exchange to take.
+        let driver = async {
+            let _ = connection.await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            outcome = exchange => outcome,
+            () = driver => Err(FetchFault::Transfer("the connection ended".into())),
+        }
+    }
+
+    async fn collect(&self, mut body: hyper::body::Incoming) -> Result<Bytes, FetchFault> {
+        let mut document = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| FetchFault::Transfer(chain(&error)))?;
+            if let Ok(data) = frame.into_data() {
+                if document.len() + data.len() > self.max_size {
+                    return Err(FetchFault::TooLarge(self.max_size));
+                }
+                document.extend_from_slice(&data);
+            }
+        }
+        Ok(document.into())
+    }
+}
+
+/// A key set in a file.
+#[derive(Debug)]
+pub(crate) struct FileSource {
+    path: PathBuf,
+    timeout: Duration,
+    max_size: usize,
+}
+
+/// What changes when a file does, be it written over or replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileStamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+impl FileSource {
+    pub(crate) fn new(path: PathBuf, timeout: Duration, max_size: usize) -> Self {
+        Self { path, timeout, max_size }
+    }
+
+    async fn read(&self) -> Result<Bytes, FetchFault> {
+        use tokio::io::AsyncReadExt as _;
+        let fault = |cause| FetchFault::File { path: self.path.display().to_string(), cause };
+        let file = tokio::fs::File::open(&self.path).await.map_err(fault)?;
+        let mut document = Vec::new();
+        // One byte more than allowed tells a file that fits from one that does not.
+        file.take(self.max_size as u64 + 1).read_to_end(&mut document).await.map_err(fault)?;
+        if document.len() > self.max_size {
+            return Err(FetchFault::TooLarge(self.max_size));
+        }
+        Ok(document.into())
+    }
+
+    /// The file's stamp now; `None` where there is no file.
+    pub(crate) async fn stamp(&self) -> Option<FileStamp> {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = tokio::fs::metadata(&self.path).await.ok()?;
+        Some(FileStamp { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() })
+    }
+}
+
+/// The roots in a PEM file. The error says what is wrong.
+pub(crate) fn roots_from_file(path: &Path) -> Result<RootCertStore, String> {
+    let at = path.display();
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| format!("cannot read {at}: {error}"))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| format!("{at} is not PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("{at} holds a certificate that cannot be trusted: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err(format!("{at} holds no certificate"));
+    }
+    Ok(roots)
+}
+
+/// The system's roots. The error says why there are none.
+pub(crate) fn system_roots() -> Result<RootCertStore, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let cause = found.errors.first().map_or("none is installed".into(), ToString::to_string);
+        return Err(format!("the system has no certificate authorities: {cause}"));
+    }
+    Ok(roots)
+}
+
+/// An error with its causes, since libraries put the telling one last.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,73 @@
+//! The unit's page of the admin's door, and the ages of keys: what an operator sees.
+
+use serde_json::{Value, json};
+use sluice_vocabulary::ports::Inspect;
+
+use crate::algorithm::Algorithm;
+use crate::issuer::Issuer;
+use crate::metrics::KeyAges;
+use crate::unit::{Core, Handle};
+
+impl Inspect for Handle {
+    /// `{"state", "issuers": {name: {…}}, "token_cache": {…}}`. Keys are public; tokens are not here.
+    fn inspect(&self) -> Value {
+        let world = self.core.world.load();
+        let issuers: serde_json::Map<_, _> = world
+            .issuers
+            .iter()
+            .map(|(name, issuer)| (name.as_str().to_owned(), inspect_issuer(&self.core, issuer)))
+            .collect();
+        json!({
+            "state": self.core.health.get(),
+            "issuers": issuers,
+            "token_cache": { "entries": world.shared.cache.len(), "bytes": world.shared.cache.bytes() },
+        })
+    }
+}
+
+fn inspect_issuer(core: &Core, issuer: &Issuer) -> Value {
+    let now = core.clock.now();
+    let record = issuer.keyring.record();
+    let keys = issuer.keyring.keys();
+    let key_list: Vec<_> = keys
+        .iter()
+        .flat_map(|set| set.keys())
+        .map(|key| {
+            let algorithms: Vec<_> = key.algorithms().map(Algorithm::name).collect();
+            json!({ "kid": key.kid(), "algorithms": algorithms, "thumbprint": key.thumbprint() })
+        })
+        .collect();
+    let left_out: Vec<_> =
+        keys.iter().flat_map(|set| set.left_out()).map(|(kid, cause)| json!({ "kid": kid, "cause": cause })).collect();
+    let health = match (&record.error, key_list.is_empty()) {
+        (None, false) => "ready",
+        (Some(_), false) => "on last good keys",
+        (_, true) if record.attempts == 0 => "starting",
+        (_, true) => "without keys",
+    };
+    json!({
+        "issuer": issuer.config.issuer,
+        "health": health,
+        "source": issuer.source.describe(),
+        "keys": key_list,
+        "left_out": left_out,
+        "heard_seconds_ago": record.heard.map(|heard| now.saturating_duration_since(heard).as_secs()),
+        "next_fetch_in_seconds": record.next.map(|next| next.saturating_duration_since(now).as_secs()),
+        "in_flight": record.in_flight,
+        "fetches": record.attempts,
+        "failures_in_a_row": record.failures,
+        "last_error": record.error.as_deref(),
+    })
+}
+
+impl KeyAges for Core {
+    fn key_ages(&self) -> Vec<(String, f64)> {
+        let now = self.clock.now();
+        let world = self.world.load();
+        let ages = world.issuers.iter().filter_map(|(name, issuer)| {
+            let heard = issuer.keyring.record().heard?;
+            Some((name.as_str().to_owned(), now.saturating_duration_since(heard).as_secs_f64()))
+        });
+        ages.collect()
+    }
+}

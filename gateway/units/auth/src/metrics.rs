@@ -1,0 +1,194 @@
+//! What the unit counts. Label values are the names of issuers and two fixed lists, so the series are bounded.
+
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::{Registry, Unit};
+use sluice_vocabulary::Reason;
+
+use crate::fetch::FetchFault;
+
+/// The `issuer` label where no issuer is known. It is not an issuer's name: those hold no parentheses.
+pub(crate) const NO_ISSUER: &str = "(none)";
+
+/// The reasons this unit refuses for; the `outcome` label is their slug, or `ok`.
+const REFUSALS: [Reason; 11] = [
+    Reason::TokenMissing,
+    Reason::CredentialsMalformed,
+    Reason::TokenMalformed,
+    Reason::TokenRejected,
+    Reason::TokenExpired,
+    Reason::TokenNotYetValid,
+    Reason::TokenNotForUs,
+    Reason::ScopeMissing,
+    Reason::KeysUnavailable,
+    Reason::AddressRateLimited,
+    Reason::Internal,
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    issuer: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfIssuer {
+    issuer: String,
+}
+
+/// All of the unit's metrics.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    verifications: Family<Outcome, Counter>,
+    fetches: Family<Outcome, Counter>,
+    keys: Family<OfIssuer, Gauge>,
+    pub(crate) cache: CacheMetrics,
+    /// Requests of which no issuer is known.
+    pub(crate) anonymous: Verifications,
+}
+
+/// The cache's own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CacheMetrics {
+    pub(crate) hits: Counter,
+    pub(crate) misses: Counter,
+    pub(crate) evictions: Counter,
+    pub(crate) bytes: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let verifications = Family::default();
+        let metrics = Self {
+            anonymous: Verifications::new(&verifications, NO_ISSUER),
+            verifications,
+            fetches: Family::default(),
+            keys: Family::default(),
+            cache: CacheMetrics::default(),
+        };
+        registry.register(
+            "verifications",
+            "Requests on routes that ask for a token, by issuer and outcome: ok or the reason of the refusal",
+            metrics.verifications.clone(),
+        );
+        registry.register(
+            "jwks_fetches",
+            "Attempts to read an issuer's keys, by issuer and outcome",
+            metrics.fetches.clone(),
+        );
+        registry.register("keys", "Usable keys of an issuer", metrics.keys.clone());
+        let cache = &metrics.cache;
+        registry.register("token_cache_hits", "Tokens found among those already verified", cache.hits.clone());
+        registry.register("token_cache_misses", "Tokens not found among those already verified", cache.misses.clone());
+        registry.register(
+            "token_cache_evictions",
+            "Verified tokens dropped for want of memory",
+            cache.evictions.clone(),
+        );
+        registry.register_with_unit("token_cache", "Memory held by verified tokens", Unit::Bytes, cache.bytes.clone());
+        metrics
+    }
+
+    /// The handles of one issuer.
+    pub(crate) fn issuer(&self, name: &str) -> IssuerMetrics {
+        let fetch = |outcome| self.fetches.get_or_create(&Outcome { issuer: name.into(), outcome }).clone();
+        IssuerMetrics {
+            verifications: Verifications::new(&self.verifications, name),
+            fetched: fetch("ok"),
+            fetch_failures: FetchFault::SLUGS.map(fetch),
+            keys: self.keys.get_or_create(&OfIssuer { issuer: name.into() }).clone(),
+        }
+    }
+
+    /// Forgets an issuer that is no longer configured.
+    pub(crate) fn forget(&self, name: &str) {
+        let outcomes = REFUSALS.iter().map(|reason| reason.slug()).chain(["ok"]);
+        for outcome in outcomes {
+            self.verifications.remove(&Outcome { issuer: name.into(), outcome });
+        }
+        for outcome in FetchFault::SLUGS.into_iter().chain(["ok"]) {
+            self.fetches.remove(&Outcome { issuer: name.into(), outcome });
+        }
+        self.keys.remove(&OfIssuer { issuer: name.into() });
+    }
+}
+
+/// Counters of outcomes, looked up once.
+#[derive(Debug, Clone)]
+pub(crate) struct Verifications {
+    ok: Counter,
+    refused: [Counter; REFUSALS.len()],
+}
+
+impl Verifications {
+    fn new(family: &Family<Outcome, Counter>, issuer: &str) -> Self {
+        let counter = |outcome| family.get_or_create(&Outcome { issuer: issuer.into(), outcome }).clone();
+        Self { ok: counter("ok"), refused: REFUSALS.map(|reason| counter(reason.slug())) }
+    }
+
+    pub(crate) fn ok(&self) {
+        self.ok.inc();
+    }
+
+    pub(crate) fn refused(&self, reason: Reason) {
+        // A reason outside the list would be a fault of this unit; it is then counted as such.
+        let index = REFUSALS.iter().position(|known| *known == reason).unwrap_or(REFUSALS.len() - 1);
+        self.refused[index].inc();
+    }
+}
+
+/// The handles of one issuer.
+#[derive(Debug, Clone)]
+pub(crate) struct IssuerMetrics {
+    pub(crate) verifications: Verifications,
+    fetched: Counter,
+    fetch_failures: [Counter; FetchFault::SLUGS.len()],
+    pub(crate) keys: Gauge,
+}
+
+impl IssuerMetrics {
+    pub(crate) fn fetched(&self) {
+        self.fetched.inc();
+    }
+
+    pub(crate) fn fetch_failed(&self, fault: &FetchFault) {
+        if let Some(index) = FetchFault::SLUGS.iter().position(|slug| *slug == fault.slug()) {
+            self.fetch_failures[index].inc();
+        }
+    }
+}
+
+/// Tells ages when asked, rather than keeping a gauge that ages by itself.
+pub(crate) trait KeyAges: std::fmt::Debug + Send + Sync + 'static {
+    /// Each issuer that has been heard, and the seconds since.
+    fn key_ages(&self) -> Vec<(String, f64)>;
+}
+
+/// `key_age_seconds`, computed at each scrape.
+#[derive(Debug)]
+pub(crate) struct KeyAgeCollector(pub(crate) Arc<dyn KeyAges>);
+
+impl Collector for KeyAgeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let ages = self.0.key_ages();
+        if ages.is_empty() {
+            return Ok(());
+        }
+        let mut metric: MetricEncoder<'_> = encoder.encode_descriptor(
+            "key_age",
+            "Time since the issuer's keys were last confirmed",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for (issuer, age) in ages {
+            ConstGauge::new(age).encode(metric.encode_family(&OfIssuer { issuer })?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! What one route asks of a token, compiled when the configuration is read.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use serde_json::Value;
+use sluice_vocabulary::limiter::KeyedLimiter;
+use sluice_vocabulary::{Identity, Reason, Refusal};
+use smallvec::SmallVec;
+
+use crate::cache::TokenCache;
+use crate::challenge::Challenges;
+use crate::issuer::Issuer;
+use crate::verify::Verified;
+
+/// The longest header that a claim may become; a longer one is left out.
+const MAX_HEADER: usize = 8 * 1024;
+
+/// What all policies of one configuration share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) cache: Arc<TokenCache>,
+    pub(crate) limiter: Option<Arc<KeyedLimiter<IpAddr>>>,
+    pub(crate) challenges: Challenges,
+    /// The longest token looked at.
+    pub(crate) longest: usize,
+}
+
+/// What a route asks of a token. Made by [`crate::Prepared::policy`]; a request keeps the one it began with.
+#[derive(Debug)]
+pub struct Policy {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) issuers: SmallVec<[Arc<Issuer>; 1]>,
+    pub(crate) all: Box<[Box<str>]>,
+    pub(crate) any: Box<[Box<str>]>,
+    pub(crate) headers: Box<[(HeaderName, Box<str>)]>,
+    /// The challenge to a token without the scopes.
+    pub(crate) insufficient_scope: HeaderValue,
+}
+
+impl Policy {
+    /// Whether `identity` has the scopes asked for.
+    pub(crate) fn judge_scopes(&self, identity: &Identity) -> Result<(), Refusal> {
+        let has = |scope: &str| identity.scopes.iter().any(|granted| **granted == *scope);
+        let enough =
+            self.all.iter().all(|scope| has(scope)) && (self.any.is_empty() || self.any.iter().any(|s| has(s)));
+        if enough {
+            return Ok(());
+        }
+        Err(Refusal::new(Reason::ScopeMissing)
+            .header(http::header::WWW_AUTHENTICATE, self.insufficient_scope.clone())
+            .internal("the token's scopes do not meet the route's"))
+    }
+
+    /// The header fields that carry claims to the upstream. A claim that is absent, or that cannot be written safely,
+    /// has none: see [`Handle::stripped_headers`](crate::Handle::stripped_headers), without which a client could add it.
+    ///
+    /// A string, number or boolean stands as it is, an array of strings is joined by commas, anything else is JSON. Left
+    /// out are control characters, commas within an array's strings, and values over 8 KiB.
+    pub fn identity_headers<'p>(
+        &'p self,
+        verified: &'p Verified,
+    ) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<'p> {
+        self.headers.iter().filter_map(|(name, claim)| {
+            let value = render(verified.identity().claim(claim)?)?;
+            Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?))
+        })
+    }
+}
+
+/// A claim as header text, if it can be one without becoming something else on the way.
+fn render(claim: &Value) -> Option<Cow<'_, str>> {
+    let text: Cow<'_, str> = match claim {
+        Value::Null => return None,
+        Value::String(text) => text.as_str().into(),
+        Value::Bool(true) => "true".into(),
+        Value::Bool(false) => "false".into(),
+        Value::Number(number) => number.to_string().into(),
+        Value::Array(elements) if elements.iter().all(Value::is_string) => {
+            let mut joined = String::new();
+            for element in elements.iter().filter_map(Value::as_str) {
+                if element.contains(',') {
+                    // Whoever splits it would find more elements than the issuer wrote.
+                    return None;
+                }
+                if !joined.is_empty() {
+                    joined.push(',');
+                }
+                joined.push_str(element);
+            }
+            joined.into()
+        }
+        Value::Array(_) | Value::Object(_) => serde_json::to_string(claim).ok()?.into(),
+    };
+    (text.len() <= MAX_HEADER && !text.contains(char::is_control)).then_some(text)
+}
+
+/// Header fields that only the gateway may set: a client's own are removed, on every route.
+#[derive(Debug, Clone, Default)]
+pub struct StrippedHeaders(Arc<[HeaderName]>);
+
+impl StrippedHeaders {
+    pub(crate) fn new(names: Vec<HeaderName>) -> Self {
+        Self(names.into())
+    }
+
+    /// The names, as configured.
+    pub fn names(&self) -> &[HeaderName] {
+        &self.0
+    }
+
+    /// Whether a client's field `name` must go. `_` counts as `-`: many an application server makes `HTTP_X_USER` of both
+    /// `x-user` and `x_user`.
+    pub fn covers(&self, name: &HeaderName) -> bool {
+        let same = |own: u8, theirs: u8| own == theirs || (matches!(own, b'-' | b'_') && matches!(theirs, b'-' | b'_'));
+        self.0.iter().any(|own| {
+            let (own, theirs) = (own.as_str().as_bytes(), name.as_str().as_bytes());
+            own.len() == theirs.len() && own.iter().zip(theirs).all(|(own, theirs)| same(*own, *theirs))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_claim_becomes_a_header_only_where_it_keeps_its_meaning() {
+        let of = |claim: Value| render(&claim).map(Cow::into_owned);
+        assert_eq!(of(json!("acme")).as_deref(), Some("acme"));
+        assert_eq!(of(json!("José")).as_deref(), Some("José"));
+        assert_eq!(of(json!(42)).as_deref(), Some("42"));
+        assert_eq!(of(json!(-1.5)).as_deref(), Some("-1.5"));
+        assert_eq!(of(json!(false)).as_deref(), Some("false"));
+        assert_eq!(of(json!(["a", "b"])).as_deref(), Some("a,b"));
+        assert_eq!(of(json!([])).as_deref(), Some(""));
+        assert_eq!(of(json!(["a", 1])).as_deref(), Some(r#"["a",1]"#));
+        assert_eq!(of(json!({"a": [1]})).as_deref(), Some(r#"{"a":[1]}"#));
+        for refused in [
+            json!(null),
+            json!("a\r\nx: y"),
+            json!("a\tb"),
+            json!("a\u{7f}"),
+            json!("a\u{85}"),
+            json!(["a,b"]),
+            json!(["a\n"]),
+            json!("x".repeat(8193)),
+            json!({"a": "\u{7f}"}),
+        ] {
+            assert_eq!(of(refused.clone()), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_smuggle_an_identity_header_by_another_spelling() {
+        let stripped = StrippedHeaders::new(vec![HeaderName::from_static("x-user-id")]);
+        for name in ["x-user-id", "X-User-Id", "x_user_id", "x-user_id"] {
+            assert!(stripped.covers(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+        }
+        for name in ["x-user", "x-user-idx", "xxuser-id", "x.user.id"] {
+            assert!(!stripped.covers(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
+        }
+    }
+}

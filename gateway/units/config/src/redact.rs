@@ -1,0 +1,71 @@
+//! A configuration that may be shown.
+
+use serde_json::{Map, Value};
+
+use crate::schema::{Parts, Schema, is_secret, keyword, property};
+use crate::secrets;
+
+/// The value with whatever is or may be a secret replaced: by the schema's mark `x-secret`, by the key's name, by the
+/// value's own form. Where a secret is kept (`file`, `env`) is not secret.
+pub fn redact(value: &Value, schema: &Value) -> Value {
+    let schema = Schema::new(schema);
+    within(value, schema, &schema.parts(schema.root()), false)
+}
+
+fn within(value: &Value, schema: Schema<'_>, parts: &Parts<'_>, secret: bool) -> Value {
+    let mut all = parts.clone();
+    for branches in schema.unions(parts) {
+        // Which alternative it is does not matter: what any of them marks is hidden.
+        schema.leaves(branches).into_iter().for_each(|leaf| all.extend(leaf));
+    }
+    let secret = secret || is_secret(&all);
+    match value {
+        Value::Object(members) => {
+            let redacted = members.iter().map(|(key, member)| {
+                let (schema_here, inherits) = match property(&all, key) {
+                    Some(schema) => (Some(schema), false),
+                    None => (free_member(&all), secret),
+                };
+                let named = secrets::names_a_secret(key) && !member.is_object();
+                let parts = schema_here.map(|member| schema.parts(member)).unwrap_or_default();
+                (key.clone(), within(member, schema, &parts, inherits || named))
+            });
+            Value::Object(redacted.collect::<Map<_, _>>())
+        }
+        Value::Array(items) => {
+            let parts = keyword(&all, "items").map(|items| schema.parts(items)).unwrap_or_default();
+            Value::Array(items.iter().map(|item| within(item, schema, &parts, secret)).collect())
+        }
+        Value::String(text) if secret || secrets::looks_secret(text) => secrets::REDACTED.into(),
+        Value::Number(_) if secret => secrets::REDACTED.into(),
+        other => other.clone(),
+    }
+}
+
+fn free_member<'a>(parts: &Parts<'a>) -> Option<&'a Value> {
+    let by_pattern = parts.iter().find_map(|part| part.get("patternProperties")?.as_object()?.values().next());
+    by_pattern.or_else(|| keyword(parts, "additionalProperties").filter(|schema| schema.is_object()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_or_may_be_a_secret_is_not_shown() {
+        let schema = json!({
+            "type": "object",
+            "properties": { "sealed": { "type": "string", "x-secret": true }, "kept": { "$ref": "#/$defs/Kept" } },
+            "$defs": { "Kept": { "x-secret": true, "oneOf": [ { "properties": { "file": { "type": "string" } } } ] } }
+        });
+        let value = json!({
+            "sealed": "a", "kept": { "file": "/run/x" }, "db_password": "b", "url": "http://u:p@h/", "path": "/", "n": 1
+        });
+        let expected = json!({
+            "sealed": "[redacted]", "kept": { "file": "/run/x" }, "db_password": "[redacted]", "url": "[redacted]",
+            "path": "/", "n": 1
+        });
+        assert_eq!(redact(&value, &schema), expected);
+    }
+}

@@ -1,0 +1,132 @@
+//! Header fields that are for one connection only and must not be forwarded (RFC 9110 7.6.1).
+//!
+//! Two are left alone on purpose. `Transfer-Encoding` describes the framing of the message at hand, which Pingora reads
+//! to frame the message it makes of it. And a client may name fields in `Connection` that are not its to withdraw:
+//! those that frame or direct the request stay, since dropping them on a client's word is how requests have been
+//! smuggled and credentials lost. Strip first and add what the gateway itself says (`X-Forwarded-For`, …) after, so that
+//! no client can have that removed.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use smallvec::SmallVec;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Always for one connection only.
+const ALWAYS: [HeaderName; 5] =
+    [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION];
+
+/// Never removed because a sender names them in `Connection`.
+const PROTECTED: [HeaderName; 5] =
+    [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::AUTHORIZATION, header::UPGRADE];
+
+/// The fields of a request or a response that must not be forwarded; only those that are there.
+///
+/// `Upgrade` is among them: for a WebSocket handshake ([`is_websocket`]) set `Upgrade: websocket` and
+/// `Connection: upgrade` anew after stripping. `TE: trailers` is not, since gRPC needs it end to end.
+pub fn to_remove(headers: &HeaderMap) -> SmallVec<[HeaderName; 8]> {
+    let mut names: SmallVec<[HeaderName; 8]> = SmallVec::new();
+    for option in headers.get_all(header::CONNECTION).iter().flat_map(options) {
+        if let Ok(name) = HeaderName::from_bytes(option)
+            && headers.contains_key(&name)
+            && !PROTECTED.contains(&name)
+            && !is_te_trailers(headers, &name)
+            && !names.contains(&name)
+        {
+            names.push(name);
+        }
+    }
+    let others = ALWAYS.into_iter().chain([header::UPGRADE]);
+    for name in others.filter(|name| headers.contains_key(name)) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    if headers.contains_key(header::TE) && !is_te_trailers(headers, &header::TE) && !names.contains(&header::TE) {
+        names.push(header::TE);
+    }
+    names
+}
+
+/// Whether a request is a WebSocket handshake (RFC 6455 4.1), the one upgrade that is proxied.
+pub fn is_websocket(method: &Method, headers: &HeaderMap) -> bool {
+    let mut upgrades = headers.get_all(header::UPGRADE).iter();
+    *method == Method::GET
+        && upgrades.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && upgrades.next().is_none()
+        && headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(options)
+            .any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+}
+
+fn is_te_trailers(headers: &HeaderMap, name: &HeaderName) -> bool {
+    *name == header::TE && headers.get_all(header::TE).iter().all(|value| value == "trailers")
+}
+
+fn options(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).fold(
+            HeaderMap::new(),
+            |mut headers, (name, value)| {
+                headers.append(name, value);
+                headers
+            },
+        )
+    }
+
+    fn removed(fields: &[(&'static str, &'static str)]) -> Vec<String> {
+        let mut names: Vec<_> = to_remove(&headers(fields)).iter().map(ToString::to_string).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn fields_of_one_connection_are_removed_and_others_stay() {
+        let fields = [
+            ("host", "a"),
+            ("connection", "close, X-Mine"),
+            ("connection", "keep-alive,, bad name"),
+            ("keep-alive", "timeout=5"),
+            ("x-mine", "1"),
+            ("x-other", "2"),
+            ("upgrade", "h2c"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-authorization", "x"),
+        ];
+        assert_eq!(removed(&fields), ["connection", "keep-alive", "proxy-authorization", "te", "upgrade", "x-mine"]);
+        assert_eq!(removed(&[("accept", "*/*")]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_client_cannot_withdraw_what_frames_or_directs_its_request() {
+        let fields = [
+            ("connection", "host, content-length, transfer-encoding, authorization, te"),
+            ("host", "a"),
+            ("content-length", "1"),
+            ("authorization", "x"),
+            ("te", "trailers"),
+        ];
+        assert_eq!(removed(&fields), ["connection"]);
+    }
+
+    #[test]
+    fn only_a_websocket_handshake_is_one() {
+        let good = [("upgrade", "WebSocket"), ("connection", "keep-alive, Upgrade")];
+        assert!(is_websocket(&Method::GET, &headers(&good)));
+        assert!(!is_websocket(&Method::POST, &headers(&good)));
+        assert!(!is_websocket(&Method::GET, &headers(&[("upgrade", "h2c"), ("connection", "upgrade")])));
+        assert!(!is_websocket(&Method::GET, &headers(&[("upgrade", "websocket")])));
+        assert!(!is_websocket(&Method::GET, &headers(&[good[0], ("upgrade", "h2c"), good[1]])));
+    }
+}

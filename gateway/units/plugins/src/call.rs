@@ -1,0 +1,94 @@
+//! The state of one call of one phase: what the host functions read and write.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::StatusCode;
+use sluice_vocabulary::PluginName;
+
+use crate::config::Told;
+use crate::edits::Edits;
+use crate::failure::Misuse;
+use crate::limits::Bounds;
+use crate::message::{RequestHead, ResponseHead, Who};
+use crate::metrics::PluginMetrics;
+
+/// A phase of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Phase {
+    RequestHeaders,
+    ResponseHeaders,
+}
+
+impl Phase {
+    pub(crate) const ALL: [Self; 2] = [Self::RequestHeaders, Self::ResponseHeaders];
+
+    /// As metrics, logs and the contract name it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::RequestHeaders => "request-headers",
+            Self::ResponseHeaders => "response-headers",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What all calls of one plugin share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) name: PluginName,
+    pub(crate) told: Told,
+    pub(crate) metrics: PluginMetrics,
+}
+
+/// The message that the phase is about, with the changes it has asked for.
+#[derive(Debug)]
+pub(crate) enum Subject {
+    Request { head: RequestHead, edits: Edits },
+    Response { request: Arc<RequestHead>, head: ResponseHead, edits: Edits, status: Option<StatusCode> },
+}
+
+impl Subject {
+    pub(crate) const fn phase(&self) -> Phase {
+        match self {
+            Self::Request { .. } => Phase::RequestHeaders,
+            Self::Response { .. } => Phase::ResponseHeaders,
+        }
+    }
+}
+
+/// One call. It owns the message meanwhile; whoever made the call takes it back afterwards.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) subject: Subject,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) who: Who,
+    pub(crate) bounds: Bounds,
+    /// Ticks of the engine that may still pass while the guest runs.
+    pub(crate) ticks_left: u64,
+    pub(crate) lines_logged: u32,
+}
+
+impl Call {
+    /// The request, whatever the phase.
+    pub(crate) fn request(&self) -> &RequestHead {
+        match &self.subject {
+            Subject::Request { head, .. } => head,
+            Subject::Response { request, .. } => request,
+        }
+    }
+
+    /// The response and the changes to it.
+    pub(crate) fn response(&self) -> Result<(&ResponseHead, &Edits, Option<StatusCode>), Misuse> {
+        match &self.subject {
+            Subject::Request { .. } => Err(Misuse::NoResponse),
+            Subject::Response { head, edits, status, .. } => Ok((head, edits, *status)),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! A chain: plugins in a fixed order, bound to a route or a tenant.
+
+use std::sync::Arc;
+
+use sluice_vocabulary::{Reason, Refusal};
+
+use crate::answer;
+use crate::call::{Phase, Subject};
+use crate::contract::actions::Action;
+use crate::edits::Edits;
+use crate::failure::{Failure, Kind};
+use crate::message::{Operations, Outcome, RequestHead, ResponseHead, Who};
+use crate::plugin::Plugin;
+
+/// Plugins in order. Made once with the configuration; each phase holds only those that have it, so a phase that no plugin
+/// exports costs a look at an empty list.
+#[derive(Debug, Default)]
+pub struct Chain {
+    request: Vec<Arc<Plugin>>,
+    /// In reverse: what saw the request last sees the response first.
+    response: Vec<Arc<Plugin>>,
+}
+
+/// A call moves its subject into the sandbox's state and back out; nothing in between can put another in its place.
+const SAME_SUBJECT: &str = "a call hands back the subject it was given";
+
+/// What one plugin came to.
+enum Step {
+    Next,
+    Ends(Outcome),
+}
+
+impl Chain {
+    pub(crate) fn new(plugins: &[Arc<Plugin>]) -> Self {
+        let having = |phase| plugins.iter().filter(move |plugin| plugin.has(phase)).cloned();
+        Self {
+            request: having(Phase::RequestHeaders).collect(),
+            response: having(Phase::ResponseHeaders).rev().collect(),
+        }
+    }
+
+    /// This chain and then another, as where a tenant's plugins stand before a route's. For configuration time: it copies
+    /// pointers, once for each plugin and phase.
+    #[must_use]
+    pub fn followed_by(&self, next: &Self) -> Self {
+        Self {
+            request: self.request.iter().chain(&next.request).cloned().collect(),
+            response: next.response.iter().chain(&self.response).cloned().collect(),
+        }
+    }
+
+    /// Whether there is nothing to call in any phase.
+    pub fn is_empty(&self) -> bool {
+        self.request.is_empty() && self.response.is_empty()
+    }
+
+    /// Whether [`on_request`](Self::on_request) would call anything: if not, spare making the head.
+    pub fn has_request_phase(&self) -> bool {
+        !self.request.is_empty()
+    }
+
+    /// Whether [`on_response`](Self::on_response) would call anything: if not, the request's head need not be kept.
+    pub fn has_response_phase(&self) -> bool {
+        !self.response.is_empty()
+    }
+
+    /// Calls the request phase of each plugin in turn, until one answers, refuses, or fails and may not be skipped.
+    ///
+    /// The head comes back in every case. If the future is dropped (the client is gone) the guest is ended where it is.
+    pub async fn on_request(&self, mut head: RequestHead, who: &Who) -> (RequestHead, Outcome) {
+        let mut operations = Operations::new();
+        for plugin in &self.request {
+            let (subject, result) = plugin.call(Subject::Request { head, edits: Edits::default() }, who).await;
+            let Subject::Request { head: back, edits } = subject else { unreachable!("{SAME_SUBJECT}") };
+            head = back;
+            let applied = |made: &mut Operations| extend(made, edits.apply(&mut head.headers));
+            if let Step::Ends(outcome) = step(plugin, Phase::RequestHeaders, result, who, || applied(&mut operations)) {
+                return (head, outcome);
+            }
+        }
+        (head, Outcome::Continue(operations))
+    }
+
+    /// Calls the response phase of each plugin in reverse order. `request` is what was sent upstream.
+    ///
+    /// The status of the head that comes back may have changed, beside the operations told.
+    pub async fn on_response(
+        &self,
+        request: Arc<RequestHead>,
+        mut head: ResponseHead,
+        who: &Who,
+    ) -> (ResponseHead, Outcome) {
+        let mut operations = Operations::new();
+        for plugin in &self.response {
+            let subject =
+                Subject::Response { request: Arc::clone(&request), head, edits: Edits::default(), status: None };
+            let (subject, result) = plugin.call(subject, who).await;
+            let Subject::Response { head: back, edits, status, .. } = subject else { unreachable!("{SAME_SUBJECT}") };
+            head = back;
+            let applied = |made: &mut Operations| {
+                head.status = status.unwrap_or(head.status);
+                extend(made, edits.apply(&mut head.headers))
+            };
+            if let Step::Ends(outcome) = step(plugin, Phase::ResponseHeaders, result, who, || applied(&mut operations))
+            {
+                return (head, outcome);
+            }
+        }
+        (head, Outcome::Continue(operations))
+    }
+}
+
+/// What follows from a plugin's result. `apply` makes its changes; only `continue` leads there.
+fn step(
+    plugin: &Plugin,
+    phase: Phase,
+    result: Result<Action, Failure>,
+    who: &Who,
+    apply: impl FnOnce() -> Result<(), Failure>,
+) -> Step {
+    let decided = result.and_then(|action| match action {
+        Action::Continue => apply().map(|()| Step::Next),
+        Action::Answer(given) => answer::checked(given).map(|answer| Step::Ends(Outcome::Answer(answer))),
+        Action::Refuse(refusal) => {
+            Ok(Step::Ends(Outcome::Refuse(answer::refusal(plugin.shared.name.as_str(), refusal))))
+        }
+    });
+    decided.unwrap_or_else(|failure| {
+        plugin.failed(phase, &failure, who);
+        if plugin.skips_on_failure() {
+            return Step::Next;
+        }
+        let reason = if failure.kind() == Kind::Overloaded { Reason::PluginOverloaded } else { Reason::PluginFailed };
+        let internal = format!("plugin {} in {phase}: {failure}", plugin.shared.name);
+        Step::Ends(Outcome::Refuse(Refusal::new(reason).internal(internal)))
+    })
+}
+
+fn extend(made: &mut Operations, applied: Option<Operations>) -> Result<(), Failure> {
+    made.extend(applied.ok_or_else(|| Failure::Output("the header would hold more fields than it can".to_owned()))?);
+    Ok(())
+}

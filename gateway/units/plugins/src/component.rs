@@ -1,0 +1,189 @@
+//! A component, compiled and checked: what it imports is offered, and it exports a phase.
+
+use wasmtime::component::{Component, InstancePre, Linker, types::ComponentItem};
+
+use crate::call::{Call, Phase};
+use crate::contract::{MAJOR_VERSION, OFFERED, PACKAGE, request_headers, response_headers};
+
+/// The largest component that is loaded. The largest known guests, which carry a whole interpreter, are 18 MB.
+pub(crate) const LARGEST: u64 = 64 * 1024 * 1024;
+
+/// Why a component was refused. Each says what was found and what is expected.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("cannot read {file}: {source}")]
+    Unreadable { file: String, source: std::io::Error },
+    #[error("the component has {found} bytes: expected at most {LARGEST}")]
+    TooLarge { found: u64 },
+    #[error("the component's sha256 is {found}: expected {expected}")]
+    WrongDigest { found: String, expected: String },
+    #[error("not WebAssembly: expected a component, found {found}")]
+    NotWasm { found: String },
+    #[error("a core module, not a component")]
+    CoreModule,
+    #[error("not a component that can be run: {0}")]
+    Invalid(String),
+    #[error("imports {0}")]
+    Imports(String),
+    #[error("exports {0}, a phase that this gateway does not know")]
+    UnknownPhase(String),
+    #[error("exports no phase of {PACKAGE}@{MAJOR_VERSION}: found {0}")]
+    NoPhase(String),
+    #[error("needs {needed} bytes of memory to start: its limit is {limit}")]
+    Memory { needed: u64, limit: u64 },
+}
+
+impl Refused {
+    /// What the author or operator can do, where that is plain.
+    pub(crate) fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::CoreModule => Some("make a component of it: link with wasm-component-ld, or use `jco new`"),
+            Self::Imports(what) if what.contains("wasi:") => {
+                Some("plugins have no WASI: build for wasm32-unknown-unknown, or stub WASI out (see plugins/README.md)")
+            }
+            Self::NoPhase(_) => {
+                Some("export sluice:plugin/request-headers or sluice:plugin/response-headers (see wit/)")
+            }
+            Self::Memory { .. } => Some("raise limits.memory"),
+            _ => None,
+        }
+    }
+
+    /// The key of the plugin's configuration that this is about.
+    pub(crate) const fn key(&self) -> &'static str {
+        match self {
+            Self::WrongDigest { .. } => "sha256",
+            Self::Memory { .. } => "limits",
+            _ => "component",
+        }
+    }
+}
+
+/// A component that can be called.
+pub(crate) struct Checked {
+    pub(crate) instance_pre: InstancePre<Call>,
+    pub(crate) request_headers: Option<request_headers::GuestIndices>,
+    pub(crate) response_headers: Option<response_headers::GuestIndices>,
+    pub(crate) sha256: [u8; 32],
+    pub(crate) bytes: usize,
+    /// Bytes of memory that an instance starts with, at most.
+    pub(crate) initial_memory: u64,
+}
+
+impl Checked {
+    /// Compiles and checks. Takes tens of milliseconds for a native guest, seconds for one with an interpreter inside:
+    /// never on a thread that serves.
+    pub(crate) fn new(
+        engine: &wasmtime::Engine,
+        linker: &Linker<Call>,
+        bytes: &[u8],
+        sha256: [u8; 32],
+    ) -> Result<Self, Refused> {
+        // A component and a core module differ in the 16 bits after the version (component-model, Binary.md).
+        match bytes.get(..8) {
+            Some([0, b'a', b's', b'm', _, _, 1, 0]) => {}
+            Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => return Err(Refused::CoreModule),
+            _ => {
+                let start = String::from_utf8_lossy(&bytes[..bytes.len().min(8)]).into_owned();
+                return Err(Refused::NotWasm { found: format!("{} bytes that begin with {start:?}", bytes.len()) });
+            }
+        }
+        let component = Component::from_binary(engine, bytes).map_err(invalid)?;
+        check_imports(engine, &component)?;
+        let instance_pre = linker.instantiate_pre(&component).map_err(invalid)?;
+        let phases = exported_phases(engine, &component)?;
+        let exports = |phase| phases.contains(&phase);
+        Ok(Self {
+            request_headers: exports(Phase::RequestHeaders)
+                .then(|| request_headers::GuestIndices::new(&instance_pre))
+                .transpose()
+                .map_err(invalid)?,
+            response_headers: exports(Phase::ResponseHeaders)
+                .then(|| response_headers::GuestIndices::new(&instance_pre))
+                .transpose()
+                .map_err(invalid)?,
+            initial_memory: initial_memory(&component),
+            instance_pre,
+            sha256,
+            bytes: bytes.len(),
+        })
+    }
+
+    /// The phases it is called for.
+    pub(crate) fn phases(&self) -> impl Iterator<Item = Phase> {
+        let request = self.request_headers.is_some().then_some(Phase::RequestHeaders);
+        let response = self.response_headers.is_some().then_some(Phase::ResponseHeaders);
+        request.into_iter().chain(response)
+    }
+}
+
+impl std::fmt::Debug for Checked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checked")
+            .field("sha256", &hex::encode(self.sha256))
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes of memory that an instance starts with, at most: the engine tells how many memories there are, and the pages of
+/// the largest.
+fn initial_memory(component: &Component) -> u64 {
+    const PAGE: u64 = 64 * 1024;
+    let needs = component.resources_required();
+    let pages = needs.as_ref().and_then(|needs| needs.max_initial_memory_size).unwrap_or(0);
+    let memories = needs.map_or(0, |needs| u64::from(needs.num_memories));
+    pages.saturating_mul(PAGE).saturating_mul(memories)
+}
+
+/// The whole chain of causes: an author needs the innermost.
+fn invalid(error: wasmtime::Error) -> Refused {
+    Refused::Invalid(format!("{error:#}").replace('\n', " "))
+}
+
+/// Every import must be one that we offer; all that are not are named at once.
+fn check_imports(engine: &wasmtime::Engine, component: &Component) -> Result<(), Refused> {
+    let component_type = component.component_type();
+    let unknown: Vec<String> = component_type
+        .imports(engine)
+        .map(|(name, _)| name)
+        .filter(|name| !is_offered(name))
+        .map(|name| format!("{name}, which is not offered to plugins"))
+        .collect();
+    if unknown.is_empty() { Ok(()) } else { Err(Refused::Imports(unknown.join("; "))) }
+}
+
+fn is_offered(import: &str) -> bool {
+    of_our_package(import).is_some_and(|(interface, version)| {
+        OFFERED.contains(&interface) && version.split('.').next() == Some(MAJOR_VERSION)
+    })
+}
+
+/// The interface and version of a name in our package: `sluice:plugin/request@1.0.0`.
+fn of_our_package(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(PACKAGE)?.strip_prefix('/')?.split_once('@')
+}
+
+/// The phases that a component exports. One that we do not know is refused, not ignored: its author meant it to be called.
+fn exported_phases(engine: &wasmtime::Engine, component: &Component) -> Result<Vec<Phase>, Refused> {
+    let component_type = component.component_type();
+    let mut phases = Vec::new();
+    let mut others = Vec::new();
+    for (name, export) in component_type.exports(engine) {
+        let known = of_our_package(name)
+            .filter(|(_, version)| version.split('.').next() == Some(MAJOR_VERSION))
+            .and_then(|(interface, _)| Phase::ALL.into_iter().find(|phase| phase.as_str() == interface));
+        match known {
+            Some(phase) => phases.push(phase),
+            None if name.starts_with(PACKAGE) && matches!(export.ty, ComponentItem::ComponentInstance(_)) => {
+                return Err(Refused::UnknownPhase(name.to_owned()));
+            }
+            None => others.push(name.to_owned()),
+        }
+    }
+    if phases.is_empty() {
+        let found = if others.is_empty() { "no exports".to_owned() } else { others.join(", ") };
+        return Err(Refused::NoPhase(found));
+    }
+    Ok(phases)
+}

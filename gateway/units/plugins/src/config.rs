@@ -1,0 +1,336 @@
+//! What the operator writes about plugins: `plugins:` is a map from a name to one [`PluginConfig`].
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sluice_vocabulary::measure::{ByteSize, Span};
+use sluice_vocabulary::{Faults, Path, PluginName};
+
+/// The most memory that one plugin may be given. The sandbox's slots are laid out for it.
+pub(crate) const MOST_MEMORY: ByteSize = ByteSize::mib(256);
+/// The least: one page of WebAssembly.
+const LEAST_MEMORY: ByteSize = ByteSize::kib(64);
+/// The longest deadline. What needs longer does not belong in the path of a request.
+const LONGEST_DEADLINE: Span = Span::secs(1);
+/// The shortest: the sandbox's clock ticks once in a millisecond.
+const SHORTEST_DEADLINE: Span = Span::millis(1);
+/// The most configuration that a plugin may be given, as JSON.
+pub(crate) const MOST_CONFIG_BYTES: usize = 64 * 1024;
+
+/// One plugin: which component, how it is bounded, and what it is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PluginConfig {
+    /// The component's file; a relative path starts at the configuration file's folder.
+    pub component: ComponentSource,
+    /// SHA-256 of the component's bytes, 64 hexadecimal digits. If given, any other component is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// What the plugin may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What becomes of a request when the plugin traps, overruns or oversteps a bound. Default: `refuse`, since a plugin may
+    /// be there to keep requests out.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// What the plugin is told, in whatever shape it asks for. Default: nothing.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub config: serde_json::Value,
+}
+
+/// Where a component comes from.
+#[derive(Clone, PartialEq)]
+pub enum ComponentSource {
+    /// A file.
+    File(PathBuf),
+    /// Bytes that the program carries in itself. Configuration files cannot say this.
+    Embedded(Cow<'static, [u8]>),
+}
+
+/// What a plugin may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Memory of one instance, 64KiB to 256MiB. Default 16MiB: header logic needs a page or two, but guests that carry a
+    /// language's runtime start with several MiB.
+    pub memory: ByteSize,
+    /// Running time of one phase, 1ms to 1s in whole milliseconds. Only the plugin's own running counts, not its waiting.
+    /// Default 5ms: a thousand times what a native plugin takes, and still less than a client notices.
+    pub deadline: Span,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: ByteSize::mib(16), deadline: Span::millis(5) }
+    }
+}
+
+/// What becomes of a request when a plugin fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// It is answered with 500 (503 if no instance came free in time).
+    #[default]
+    Refuse,
+    /// It goes on as if the plugin were not there. Never for a plugin that decides who may pass.
+    Skip,
+}
+
+impl OnFailure {
+    /// As the configuration writes it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Skip => "skip",
+        }
+    }
+}
+
+/// Checks all plugins' configuration without opening anything; every fault at once.
+pub fn validate(plugins: &BTreeMap<PluginName, PluginConfig>, at: &Path, faults: &mut Faults) {
+    for (name, plugin) in plugins {
+        plugin.validate(&at.key(name.as_str()), faults);
+    }
+}
+
+impl PluginConfig {
+    /// A plugin with defaults for everything but its component.
+    pub fn new(component: ComponentSource) -> Self {
+        Self {
+            component,
+            sha256: None,
+            limits: Limits::default(),
+            on_failure: OnFailure::default(),
+            config: serde_json::Value::Null,
+        }
+    }
+
+    /// Checks this plugin's configuration without opening anything.
+    pub fn validate(&self, at: &Path, faults: &mut Faults) {
+        if let ComponentSource::File(file) = &self.component {
+            if file.as_os_str().is_empty() {
+                faults.error(&at.key("component"), "the path is empty: expected a component's file");
+            }
+            match &self.sha256 {
+                None => faults.push(
+                    sluice_vocabulary::Fault::warning(
+                        &at.key("component"),
+                        "the component is not pinned: any file under that path is run",
+                    )
+                    .help("give its sha256"),
+                ),
+                Some(digest) if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                    let seen: String = digest.chars().take(80).collect();
+                    faults
+                        .error(&at.key("sha256"), format!("{seen:?} is not a SHA-256: expected 64 hexadecimal digits"));
+                }
+                Some(_) => {}
+            }
+        }
+        self.limits.validate(&at.key("limits"), faults);
+        let config_bytes = self.config.to_string().len();
+        if config_bytes > MOST_CONFIG_BYTES {
+            faults.error(
+                &at.key("config"),
+                format!("{config_bytes} bytes of configuration: expected at most {MOST_CONFIG_BYTES}"),
+            );
+        }
+    }
+}
+
+impl Limits {
+    fn validate(&self, at: &Path, faults: &mut Faults) {
+        let Self { memory, deadline } = *self;
+        if memory < LEAST_MEMORY || memory > MOST_MEMORY {
+            faults.error(
+                &at.key("memory"),
+                format!("{memory} is out of range: expected {LEAST_MEMORY} to {MOST_MEMORY}"),
+            );
+        }
+        if deadline < SHORTEST_DEADLINE || deadline > LONGEST_DEADLINE {
+            faults.error(
+                &at.key("deadline"),
+                format!("{deadline} is out of range: expected {SHORTEST_DEADLINE} to {LONGEST_DEADLINE}"),
+            );
+        } else if deadline.get().subsec_nanos() % 1_000_000 != 0 {
+            faults.error(&at.key("deadline"), format!("{deadline} is too fine: expected whole milliseconds"));
+        }
+    }
+}
+
+impl ComponentSource {
+    /// A component that the program carries in itself.
+    pub const fn embedded(bytes: &'static [u8]) -> Self {
+        Self::Embedded(Cow::Borrowed(bytes))
+    }
+
+    /// The same for bytes that were made while running.
+    pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::Embedded(Cow::Owned(bytes.into()))
+    }
+}
+
+impl fmt::Display for ComponentSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => write!(f, "{}", file.display()),
+            Self::Embedded(bytes) => write!(f, "(embedded, {} bytes)", bytes.len()),
+        }
+    }
+}
+
+impl fmt::Debug for ComponentSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for ComponentSource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ComponentSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        PathBuf::deserialize(deserializer).map(Self::File)
+    }
+}
+
+impl JsonSchema for ComponentSource {
+    fn schema_name() -> Cow<'static, str> {
+        "ComponentSource".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "minLength": 1, "description": "The file of a WebAssembly component." })
+    }
+}
+
+/// What a plugin is told, made ready once so that a call costs a look-up: the whole as JSON text, and each scalar under
+/// its JSON Pointer and, at the top, its name.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) json: Arc<str>,
+    scalars: std::collections::HashMap<Box<str>, Arc<str>, foldhash::fast::RandomState>,
+}
+
+impl Told {
+    pub(crate) fn new(config: &serde_json::Value) -> Self {
+        let mut told = Self { json: config.to_string().into(), scalars: Default::default() };
+        told.flatten(&mut String::new(), config);
+        if let serde_json::Value::Object(members) = config {
+            for (name, value) in members {
+                // A name that looks like a pointer is reached as a pointer only: the two must never be confused.
+                if let Some(text) = scalar(value).filter(|_| !name.starts_with('/')) {
+                    told.scalars.insert(name.as_str().into(), text);
+                }
+            }
+        }
+        told
+    }
+
+    /// The scalar that `key` names, if there is one.
+    pub(crate) fn get(&self, key: &str) -> Option<&Arc<str>> {
+        self.scalars.get(key)
+    }
+
+    fn flatten(&mut self, pointer: &mut String, value: &serde_json::Value) {
+        let length = pointer.len();
+        match value {
+            serde_json::Value::Object(members) => {
+                for (name, member) in members {
+                    pointer.push('/');
+                    pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+                    self.flatten(pointer, member);
+                    pointer.truncate(length);
+                }
+            }
+            serde_json::Value::Array(elements) => {
+                for (index, element) in elements.iter().enumerate() {
+                    pointer.push_str(&format!("/{index}"));
+                    self.flatten(pointer, element);
+                    pointer.truncate(length);
+                }
+            }
+            scalar_value => {
+                if let Some(text) = scalar(scalar_value).filter(|_| length > 0) {
+                    self.scalars.insert(pointer.as_str().into(), text);
+                }
+            }
+        }
+    }
+}
+
+fn scalar(value: &serde_json::Value) -> Option<Arc<str>> {
+    match value {
+        serde_json::Value::String(text) => Some(text.as_str().into()),
+        serde_json::Value::Number(_) | serde_json::Value::Bool(_) => Some(value.to_string().into()),
+        serde_json::Value::Null | serde_json::Value::Array(_) | serde_json::Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn faults_of(plugin: serde_json::Value) -> Vec<String> {
+        let plugin: PluginConfig = serde_json::from_value(plugin).unwrap();
+        let mut faults = Faults::new();
+        plugin.validate(&Path::root().key("plugins").key("p"), &mut faults);
+        faults.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once_with_value_and_bound() {
+        let faults = faults_of(serde_json::json!({
+            "component": "p.wasm", "sha256": "12zz", "limits": { "memory": "1GiB", "deadline": "2s" }
+        }));
+        assert_eq!(
+            faults,
+            [
+                "plugins.p.sha256: \"12zz\" is not a SHA-256: expected 64 hexadecimal digits",
+                "plugins.p.limits.memory: 1GiB is out of range: expected 64KiB to 256MiB",
+                "plugins.p.limits.deadline: 2s is out of range: expected 1ms to 1s",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_component_without_a_digest_is_warned_of() {
+        let faults = faults_of(serde_json::json!({ "component": "p.wasm" }));
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].contains("not pinned"), "{faults:?}");
+    }
+
+    #[test]
+    fn a_key_that_does_nothing_is_not_accepted() {
+        let unknown = serde_json::json!({ "component": "p.wasm", "grants": { "http": [] } });
+        assert!(
+            serde_json::from_value::<PluginConfig>(unknown).unwrap_err().to_string().contains("unknown field `grants`")
+        );
+    }
+
+    #[test]
+    fn a_value_is_found_by_name_and_by_pointer() {
+        let told = Told::new(&serde_json::json!({
+            "region": "eu-1", "n": 3, "on": true, "none": null, "deep": [{ "a/b": "x" }], "/odd": "o"
+        }));
+        let get = |key: &str| told.get(key).map(|text| text.to_string());
+        assert_eq!(get("region").as_deref(), Some("eu-1"));
+        assert_eq!(get("/region").as_deref(), Some("eu-1"));
+        assert_eq!(get("n").as_deref(), Some("3"));
+        assert_eq!(get("/on").as_deref(), Some("true"));
+        assert_eq!(get("/deep/0/a~1b").as_deref(), Some("x"));
+        assert_eq!(get("/~1odd").as_deref(), Some("o"));
+        for nothing in ["none", "deep", "/deep/0", "/odd", "", "absent"] {
+            assert_eq!(get(nothing), None, "{nothing}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The engine: one for all plugins, with the pool their instances come from.
+//!
+//! What was measured and therefore chosen: the pooling allocator, keeping 64 KiB of each memory resident, since a native
+//! guest touches less than that and a page fault costs more than clearing it; no support for concurrent calls into one
+//! instance, which no instance here gets; Cranelift, never Winch. Calls run on stacks from a pool, so that a guest which
+//! runs long can give its thread back in the middle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
+
+use crate::call::Call;
+use crate::config::MOST_MEMORY;
+use crate::contract::OnBoth;
+use crate::failure::Failure;
+use crate::limits::MOST_TABLE_ELEMENTS;
+use crate::ticker::Pulse;
+
+/// Bytes that one call between guest and host may copy out of the guest: the longest answer with its header, and room.
+/// What goes beyond fails before it is copied.
+pub(crate) const MOST_BYTES_PER_CALL: usize = 512 * 1024;
+/// Stack of a guest's own frames. The engine's stack is larger by what a host function needs.
+const WASM_STACK: usize = 256 * 1024;
+const ASYNC_STACK: usize = 512 * 1024;
+
+/// The sandbox's engine and what bounds it.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) engine: wasmtime::Engine,
+    /// How many instances there may be at once; acquired before the pool is asked, which would refuse where this waits.
+    permits: Semaphore,
+    pub(crate) instances: u32,
+    queue: Duration,
+    /// Where instances come from: `pooling`, or `on-demand` where the address space is too small for a pool.
+    pub(crate) allocator: &'static str,
+    pub(crate) pulse: Arc<Pulse>,
+}
+
+impl Sandbox {
+    /// Makes the engine. If the machine refuses the address space of a pool (a limit on virtual memory, most often), the
+    /// sandbox runs without one: slower, and it says so.
+    pub(crate) fn new(instances: u32, queue: Duration) -> wasmtime::Result<Self> {
+        let (engine, allocator) = match wasmtime::Engine::new(&config(Some(instances))) {
+            Ok(engine) => (engine, "pooling"),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "no pool for plugin instances, each will be mapped anew");
+                (wasmtime::Engine::new(&config(None))?, "on-demand")
+            }
+        };
+        let pulse = Arc::new(Pulse::new(engine.clone()));
+        Ok(Self { engine, permits: Semaphore::new(instances as usize), instances, queue, allocator, pulse })
+    }
+
+    /// Host functions for every interface of the contract.
+    pub(crate) fn linker(&self) -> wasmtime::Result<Linker<Call>> {
+        let mut linker = Linker::new(&self.engine);
+        OnBoth::add_to_linker::<_, HasSelf<_>>(&mut linker, |call| call)?;
+        Ok(linker)
+    }
+
+    /// The right to one instance, waited for if need be, and the certainty that the deadline of its calls is watched.
+    pub(crate) async fn admit(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        let permit = match self.permits.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => match tokio::time::timeout(self.queue, self.permits.acquire()).await {
+                Ok(Ok(permit)) => permit,
+                Ok(Err(_)) | Err(_) => return Err(Failure::Overloaded(self.queue.as_millis())),
+            },
+        };
+        if self.pulse.beat_for_a_call() {
+            Ok(permit)
+        } else {
+            Err(Failure::Host("the unit is not running, so no deadline would be kept".to_owned()))
+        }
+    }
+
+    /// How many instances exist now.
+    pub(crate) fn in_use(&self) -> usize {
+        (self.instances as usize).saturating_sub(self.permits.available_permits())
+    }
+}
+
+fn config(pool: Option<u32>) -> Config {
+    let mut config = Config::new();
+    config
+        .strategy(Strategy::Cranelift)
+        .cranelift_opt_level(OptLevel::Speed)
+        // Several components are compiled at once on threads of our own; a pool inside each would take all processors.
+        .parallel_compilation(false)
+        .wasm_component_model(true)
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK)
+        .async_stack_size(ASYNC_STACK);
+    if let Some(instances) = pool {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_component_instances(instances)
+            // A component of a compiled language is three core instances (itself and two adapters), one memory, two
+            // tables; guests with an interpreter inside are about twice that.
+            .total_core_instances(instances * 8)
+            .total_memories(instances * 2)
+            .total_tables(instances * 8)
+            .total_stacks(instances)
+            .max_core_instances_per_component(32)
+            .max_memories_per_component(8)
+            .max_tables_per_component(32)
+            .table_elements(MOST_TABLE_ELEMENTS)
+            .max_memory_size(MOST_MEMORY.as_usize())
+            .linear_memory_keep_resident(64 * 1024)
+            .table_keep_resident(4 * 1024);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    }
+    config
+}

@@ -1,0 +1,120 @@
+//! Loading: bytes to checked components, off every thread that serves.
+//!
+//! Each [`Loader::load`] runs its jobs on one or two short-lived threads. A component that is loaded already, by its digest,
+//! is not compiled again, so that a reload which changes one plugin compiles one.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use sluice_vocabulary::clock::Clock;
+use tokio::sync::mpsc;
+use wasmtime::component::Linker;
+
+use crate::call::Call;
+use crate::component::{Checked, LARGEST, Refused};
+use crate::config::{ComponentSource, PluginConfig};
+use crate::metrics::Durations;
+
+/// Threads that compile at once: what is left of a small machine still serves.
+const COMPILE_THREADS: usize = 2;
+
+/// Components by digest.
+pub(crate) type Known = HashMap<[u8; 32], Arc<Checked>>;
+
+/// Makes components.
+pub(crate) struct Loader {
+    pub(crate) engine: wasmtime::Engine,
+    pub(crate) linker: Linker<Call>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) compile_time: Durations,
+}
+
+impl Loader {
+    /// Loads one component for each of `plugins`, in their order. What is in `known` is taken from there.
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        plugins: Vec<PluginConfig>,
+        base: &Path,
+        known: Known,
+    ) -> Vec<Result<Arc<Checked>, Refused>> {
+        let count = plugins.len();
+        let jobs = Arc::new(Mutex::new(plugins.into_iter().enumerate().collect::<VecDeque<_>>()));
+        let known = Arc::new(Mutex::new(known));
+        let (done, mut results) = mpsc::unbounded_channel();
+        for _ in 0..count.min(COMPILE_THREADS) {
+            let (loader, jobs, known, done, base) =
+                (Arc::clone(self), Arc::clone(&jobs), Arc::clone(&known), done.clone(), base.to_owned());
+            let work = move || {
+                loop {
+                    let job = jobs.lock().pop_front();
+                    let Some((index, plugin)) = job else { break };
+                    // Nobody waits any more: a newer configuration came, or the process stops.
+                    if done.send((index, loader.load_one(&plugin, &base, &known))).is_err() {
+                        break;
+                    }
+                }
+            };
+            if let Err(error) = std::thread::Builder::new().name("sluice-compile".into()).spawn(work) {
+                tracing::warn!(%error, "a compile thread could not be started");
+            }
+        }
+        drop(done);
+        let mut loaded: Vec<Option<Result<Arc<Checked>, Refused>>> = (0..count).map(|_| None).collect();
+        while let Some((index, result)) = results.recv().await {
+            loaded[index] = Some(result);
+        }
+        let unfinished = || Err(Refused::Invalid("it could not be compiled: the compile thread ended".to_owned()));
+        loaded.into_iter().map(|result| result.unwrap_or_else(unfinished)).collect()
+    }
+
+    fn load_one(&self, plugin: &PluginConfig, base: &Path, known: &Mutex<Known>) -> Result<Arc<Checked>, Refused> {
+        let bytes = read(&plugin.component, base)?;
+        let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+        if let Some(expected) = &plugin.sha256
+            && !expected.eq_ignore_ascii_case(&hex::encode(sha256))
+        {
+            return Err(Refused::WrongDigest { found: hex::encode(sha256), expected: expected.to_ascii_lowercase() });
+        }
+        let already = known.lock().get(&sha256).cloned();
+        let component = match already {
+            Some(component) => component,
+            None => {
+                let begun = self.clock.now();
+                let component = Arc::new(Checked::new(&self.engine, &self.linker, &bytes, sha256)?);
+                self.compile_time.observe(self.clock.now().saturating_duration_since(begun));
+                known.lock().insert(sha256, Arc::clone(&component));
+                component
+            }
+        };
+        let limit = plugin.limits.memory.get();
+        if component.initial_memory > limit {
+            return Err(Refused::Memory { needed: component.initial_memory, limit });
+        }
+        Ok(component)
+    }
+}
+
+/// The bytes of a component, at most [`LARGEST`] of them.
+fn read(source: &ComponentSource, base: &Path) -> Result<Vec<u8>, Refused> {
+    let file = match source {
+        ComponentSource::Embedded(bytes) => return Ok(bytes.to_vec()),
+        ComponentSource::File(file) => base.join(file),
+    };
+    let unreadable = |source| Refused::Unreadable { file: file.display().to_string(), source };
+    let opened = std::fs::File::open(&file).map_err(unreadable)?;
+    let found = opened.metadata().map_err(unreadable)?.len();
+    if found > LARGEST {
+        return Err(Refused::TooLarge { found });
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(found).unwrap_or(0));
+    // What is not a plain file, or grows while it is read, has no length to trust.
+    opened.take(LARGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(Refused::TooLarge { found: bytes.len() as u64 });
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,326 @@
+//! The unit: what the application makes, runs, asks and reloads.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use sluice_vocabulary::clock::Clock;
+use sluice_vocabulary::ports::Inspect;
+use sluice_vocabulary::unit::{BoxFuture, Health, State, Stop};
+use sluice_vocabulary::{Fault, Path, PluginName};
+use tokio::sync::oneshot;
+
+use crate::call::{Phase, Shared};
+use crate::chain::Chain;
+use crate::config::{PluginConfig, Told};
+use crate::engine::Sandbox;
+use crate::failure::Kind;
+use crate::load::{Known, Loader};
+use crate::metrics::Metrics;
+use crate::plugin::Plugin;
+
+/// What the unit asks for.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// Time, for durations and for how often a failing plugin is spoken of. The sandbox's own ticks are the machine's.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// How large the sandbox is: fixed while the process lives.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Instances at once. Default 256: a native plugin holds one for microseconds, and an instance that waits for its next
+    /// slice holds little more than its memory.
+    pub instances: u32,
+    /// How long a call waits for an instance before it is given up. Default 50 ms.
+    pub queue: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { instances: 256, queue: Duration::from_millis(50) }
+    }
+}
+
+/// The sandbox cannot be made on this machine.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the plugin sandbox cannot be made: {0}")]
+pub struct SandboxUnavailable(String);
+
+/// Makes the unit.
+#[derive(Debug)]
+pub struct Unit;
+
+impl Unit {
+    /// Makes the engine and its pool; starts nothing. Calls fail until the task runs, since nothing would bound them.
+    ///
+    /// Registers, without a prefix: `invocations`, `failures`, `duration_seconds`, `cpu_seconds`, `instances`,
+    /// `log_lines_dropped`, `loaded`, `compile_duration_seconds`.
+    ///
+    /// # Errors
+    /// If the machine cannot run the engine at all.
+    #[expect(clippy::new_ret_no_self, reason = "a unit is its handle and its task")]
+    pub fn new(deps: Deps, options: Options, registry: &mut Registry) -> Result<(Handle, Task), SandboxUnavailable> {
+        let describe = |error: wasmtime::Error| SandboxUnavailable(format!("{error:#}"));
+        let sandbox = Arc::new(Sandbox::new(options.instances, options.queue).map_err(describe)?);
+        let metrics = Metrics::new(registry);
+        let health = Health::new("plugins");
+        let loader = Arc::new(Loader {
+            engine: sandbox.engine.clone(),
+            linker: sandbox.linker().map_err(describe)?,
+            clock: Arc::clone(&deps.clock),
+            compile_time: metrics.compile_time.clone(),
+        });
+        let inner = Inner {
+            sandbox: Arc::clone(&sandbox),
+            loader,
+            metrics,
+            clock: deps.clock,
+            loaded: ArcSwap::default(),
+            named: Mutex::default(),
+        };
+        Ok((Handle { inner: Arc::new(inner), health: health.clone() }, Task { sandbox, health }))
+    }
+}
+
+/// Loads plugins and hands out chains of them. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+    health: Health,
+}
+
+struct Inner {
+    sandbox: Arc<Sandbox>,
+    loader: Arc<Loader>,
+    metrics: Metrics,
+    clock: Arc<dyn Clock>,
+    /// What was committed last. Chains hold their plugins themselves; this is for reuse and for those who look.
+    loaded: ArcSwap<Loaded>,
+    /// Names that have metrics, committed or not.
+    named: Mutex<HashSet<PluginName>>,
+}
+
+type Loaded = BTreeMap<PluginName, Arc<Plugin>>;
+
+/// Plugins that are loaded and not yet in force: make chains of them, then [`commit`](Handle::commit), or drop it and
+/// nothing has changed.
+#[derive(Debug)]
+pub struct Prepared {
+    plugins: Loaded,
+}
+
+impl Handle {
+    /// Loads every plugin of a configuration, off the threads that serve. What is loaded already and unchanged is taken
+    /// over as it is; relative paths start at `base`.
+    ///
+    /// # Errors
+    /// A fault for each plugin that cannot be loaded, with its place under `at` and the reason; what runs goes on running.
+    pub async fn prepare(
+        &self,
+        plugins: &BTreeMap<PluginName, PluginConfig>,
+        at: &Path,
+        base: &FilePath,
+    ) -> Result<Prepared, Vec<Fault>> {
+        let loaded = self.inner.loaded.load_full();
+        let known: Known =
+            loaded.values().map(|plugin| (plugin.component.sha256, Arc::clone(&plugin.component))).collect();
+        let components = self.inner.loader.load(plugins.values().cloned().collect(), base, known).await;
+
+        let mut prepared = Loaded::new();
+        let mut faults = Vec::new();
+        for ((name, config), component) in plugins.iter().zip(components) {
+            match component {
+                Ok(component) => {
+                    let unchanged = loaded
+                        .get(name)
+                        .filter(|plugin| plugin.component.sha256 == component.sha256 && plugin.config == *config);
+                    let plugin = unchanged.cloned().unwrap_or_else(|| Arc::new(self.plugin(name, config, component)));
+                    prepared.insert(name.clone(), plugin);
+                }
+                Err(refused) => {
+                    let fault = Fault::error(&at.key(name.as_str()).key(refused.key()), refused.to_string());
+                    faults.push(match refused.help() {
+                        Some(help) => fault.help(help),
+                        None => fault,
+                    });
+                }
+            }
+        }
+        if faults.is_empty() { Ok(Prepared { plugins: prepared }) } else { Err(faults) }
+    }
+
+    /// Makes prepared plugins the ones in force: for [`inspect`](Inspect::inspect), metrics and the next reload. Chains made
+    /// of them work before and after; calls that run on earlier ones end there.
+    pub fn commit(&self, prepared: Prepared) {
+        self.inner.metrics.loaded.set(i64::try_from(prepared.plugins.len()).unwrap_or(i64::MAX));
+        self.inner.named.lock().retain(|name| {
+            let stays = prepared.plugins.contains_key(name);
+            if !stays {
+                self.inner.metrics.forget(name);
+            }
+            stays
+        });
+        self.inner.loaded.store(Arc::new(prepared.plugins));
+    }
+
+    /// The unit's health.
+    pub const fn health(&self) -> &Health {
+        &self.health
+    }
+
+    fn plugin(&self, name: &PluginName, config: &PluginConfig, component: Arc<crate::component::Checked>) -> Plugin {
+        let phases: Vec<&str> = component.phases().map(Phase::as_str).collect();
+        tracing::info!(
+            plugin = %name,
+            component = %config.component,
+            sha256 = hex::encode(component.sha256),
+            phases = phases.join(","),
+            "plugin loaded"
+        );
+        self.inner.named.lock().insert(name.clone());
+        let shared =
+            Shared { name: name.clone(), told: Told::new(&config.config), metrics: self.inner.metrics.plugin(name) };
+        Plugin::new(shared, component, config.clone(), Arc::clone(&self.inner.sandbox), Arc::clone(&self.inner.clock))
+    }
+}
+
+impl Prepared {
+    /// The chain of these plugins, in this order.
+    ///
+    /// # Errors
+    /// A fault for each name that is not configured; `at` is the list in which the names stand.
+    pub fn chain(&self, names: &[PluginName], at: &Path) -> Result<Arc<Chain>, Vec<Fault>> {
+        let mut plugins = Vec::with_capacity(names.len());
+        let mut faults = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            match self.plugins.get(name) {
+                Some(plugin) => plugins.push(Arc::clone(plugin)),
+                None => faults.push(
+                    Fault::error(&at.index(index), format!("{:?} is not a plugin", name.as_str()))
+                        .help(self.known_names()),
+                ),
+            }
+        }
+        if faults.is_empty() { Ok(Arc::new(Chain::new(&plugins))) } else { Err(faults) }
+    }
+
+    fn known_names(&self) -> String {
+        if self.plugins.is_empty() {
+            return "no plugins are configured".to_owned();
+        }
+        let names: Vec<&str> = self.plugins.keys().map(PluginName::as_str).collect();
+        format!("configured: {}", names.join(", "))
+    }
+}
+
+impl Inspect for Handle {
+    fn inspect(&self) -> Value {
+        let sandbox = &self.inner.sandbox;
+        let plugins: serde_json::Map<String, Value> = self
+            .inner
+            .loaded
+            .load()
+            .iter()
+            .map(|(name, plugin)| (name.as_str().to_owned(), inspect_plugin(plugin)))
+            .collect();
+        json!({
+            "sandbox": {
+                "allocator": sandbox.allocator,
+                "instances": { "in_use": sandbox.in_use(), "limit": sandbox.instances },
+            },
+            "plugins": plugins,
+        })
+    }
+}
+
+fn inspect_plugin(plugin: &Plugin) -> Value {
+    let metrics = &plugin.shared.metrics;
+    let phases: serde_json::Map<String, Value> = plugin
+        .component
+        .phases()
+        .map(|phase| {
+            let (count, sum) = metrics.phase(phase).duration.totals();
+            let mean_micros = if count == 0 { 0.0 } else { sum.as_secs_f64() * 1e6 / count as f64 };
+            let invocations = metrics.phase(phase).invocations.get();
+            (phase.as_str().to_owned(), json!({ "invocations": invocations, "mean_micros": mean_micros }))
+        })
+        .collect();
+    let failures: serde_json::Map<String, Value> =
+        Kind::ALL.map(|kind| (kind.as_str().to_owned(), json!(metrics.failures(kind).get()))).into_iter().collect();
+    json!({
+        "component": plugin.config.component,
+        "sha256": hex::encode(plugin.component.sha256),
+        "bytes": plugin.component.bytes,
+        "limits": plugin.config.limits,
+        "on_failure": plugin.config.on_failure,
+        "phases": phases,
+        "failures": failures,
+        "instances": metrics.instances.get(),
+        "cpu_seconds": metrics.guest_time.get(),
+    })
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("sandbox", &self.inner.sandbox).finish_non_exhaustive()
+    }
+}
+
+/// Keeps the sandbox's clock ticking. Stop it after the last request was served: calls fail from then on.
+#[derive(Debug)]
+pub struct Task {
+    sandbox: Arc<Sandbox>,
+    health: Health,
+}
+
+impl sluice_vocabulary::unit::Task for Task {
+    fn health(&self) -> &Health {
+        &self.health
+    }
+
+    fn run(&mut self, mut stop: Stop) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let (ended, mut has_ended) = oneshot::channel::<()>();
+            self.sandbox.pulse.start();
+            let sandbox = Arc::clone(&self.sandbox);
+            let ticker = std::thread::Builder::new().name("sluice-ticker".into()).spawn(move || {
+                // Dropped when the thread ends, however it ends.
+                let _ended = ended;
+                sandbox.pulse.run(|| sandbox.in_use() > 0);
+            });
+            let ticker = match ticker {
+                Ok(ticker) => ticker,
+                Err(error) => {
+                    self.sandbox.pulse.stop();
+                    self.health.set(State::Unavailable(format!("the ticker's thread could not be started: {error}")));
+                    return;
+                }
+            };
+            self.health.set(if self.sandbox.allocator == "pooling" {
+                State::Ready
+            } else {
+                State::Degraded("there is no address space for a pool: every instance is mapped anew".to_owned())
+            });
+            tokio::select! {
+                () = stop.stopped() => {
+                    self.sandbox.pulse.stop();
+                    let _ = has_ended.await;
+                    self.health.set(State::Stopped);
+                }
+                _ = &mut has_ended => {
+                    self.health.set(State::Unavailable("the ticker ended".to_owned()));
+                }
+            }
+            // It has left its loop: this does not wait.
+            if ticker.join().is_err() {
+                tracing::error!("the plugin sandbox's ticker panicked");
+            }
+        })
+    }
+}

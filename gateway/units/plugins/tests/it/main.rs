@@ -1,0 +1,8 @@
+//! The unit with real components: what it promises, one module for each subject.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod world;
+
+mod hostile;
+mod loading;
+mod serving;

@@ -1,0 +1,91 @@
+//! Write plugins for the Sluice gateway in Rust.
+//!
+//! A plugin is a type with one trait for each phase it wants to see, and one line that exports it:
+//!
+//! ```no_run
+//! use sluice_plugin_sdk::{Action, Outcome, Request, RequestHeaders, config};
+//!
+//! struct Greeter;
+//!
+//! impl RequestHeaders for Greeter {
+//!     fn on_request_headers(request: Request) -> Outcome {
+//!         if request.header("x-blocked").as_deref() == Some("yes") {
+//!             return Ok(Action::refuse("blocked by request"));
+//!         }
+//!         let name = config::get("name").unwrap_or_else(|| "nobody".into());
+//!         request.set_header("x-greeting", &name)?;
+//!         Ok(Action::Continue)
+//!     }
+//! }
+//!
+//! sluice_plugin_sdk::export!(Greeter: RequestHeaders);
+//! ```
+//!
+//! The crate is a `cdylib` for `wasm32-unknown-unknown`, linked with `wasm-component-ld`: what cargo writes is the
+//! component. There is no WASI, hence no files, threads, clock or environment: `std` is there, but those parts of it fail.
+//!
+//! What a phase changes takes effect only when it returns `Ok(Action::Continue)`. An `Err` is logged and fails the phase,
+//! as a panic does; the operator's configuration says whether the request is then refused or goes on without the plugin.
+//!
+//! In reading order: what a phase decides ([`Action`]), what it sees and changes ([`Request`], [`SentRequest`],
+//! [`Response`]), its configuration ([`config`]), the log ([`log`]), the phases and [`export!`]. Memory is served by a
+//! small allocator of this crate's own; the feature `allocator`, on by default, turns it off.
+
+mod action;
+pub mod config;
+#[cfg(any(test, all(target_arch = "wasm32", feature = "allocator")))]
+mod heap;
+pub mod log;
+mod message;
+mod phase;
+
+pub use action::{Action, Answer, Refusal};
+pub use message::{HeaderFault, Request, Response, SentRequest};
+pub use phase::{Outcome, RequestHeaders, ResponseHeaders};
+#[doc(hidden)]
+pub use phase::{run_request_headers as __run_request_headers, run_response_headers as __run_response_headers};
+
+/// What the binding generator makes of the contract. For [`export!`] alone: it may change in any release.
+#[doc(hidden)]
+#[allow(missing_docs, reason = "generated from wit/, where it is documented")]
+pub mod bindings {
+    pub mod host {
+        wit_bindgen::generate!({ path: "../../wit", world: "host" });
+    }
+
+    pub mod on_request {
+        wit_bindgen::generate!({
+            path: "../../wit",
+            world: "on-request",
+            pub_export_macro: true,
+            export_macro_name: "export_on_request",
+            default_bindings_module: "sluice_plugin_sdk::bindings::on_request",
+            with: {
+                "sluice:plugin/actions@1.0.0": super::host::sluice::plugin::actions,
+                "sluice:plugin/fields@1.0.0": super::host::sluice::plugin::fields,
+                "sluice:plugin/configuration@1.0.0": super::host::sluice::plugin::configuration,
+                "sluice:plugin/log@1.0.0": super::host::sluice::plugin::log,
+                "sluice:plugin/request@1.0.0": super::host::sluice::plugin::request,
+                "sluice:plugin/response@1.0.0": super::host::sluice::plugin::response,
+            },
+        });
+    }
+
+    pub mod on_response {
+        wit_bindgen::generate!({
+            path: "../../wit",
+            world: "on-response",
+            pub_export_macro: true,
+            export_macro_name: "export_on_response",
+            default_bindings_module: "sluice_plugin_sdk::bindings::on_response",
+            with: {
+                "sluice:plugin/actions@1.0.0": super::host::sluice::plugin::actions,
+                "sluice:plugin/fields@1.0.0": super::host::sluice::plugin::fields,
+                "sluice:plugin/configuration@1.0.0": super::host::sluice::plugin::configuration,
+                "sluice:plugin/log@1.0.0": super::host::sluice::plugin::log,
+                "sluice:plugin/request@1.0.0": super::host::sluice::plugin::request,
+                "sluice:plugin/response@1.0.0": super::host::sluice::plugin::response,
+            },
+        });
+    }
+}
