@@ -289,3 +289,11 @@ fn the_doctor_tells_what_really_loads() {
     assert_eq!(off, [Probe::SendReset]);
     assert!(report.to_string().contains("switched off"), "{report}");
 }
+
+#[test]
+fn the_kernels_account_lists_every_attached_probe() {
+    let without = vec![Probe::SendReset];
+    let Some(world) = World::with(Family::V4, Options { without, ..Options::default() }) else { return };
+    let listed: Vec<_> = world.observer().costs().iter().map(|cost| cost.probe).collect();
+    assert_eq!(listed, [Probe::SetState, Probe::ReceiveReset, Probe::SockOps]);
+}

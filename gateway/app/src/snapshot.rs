@@ -137,11 +137,6 @@ impl Ready {
         self.snapshot.table.warnings()
     }
 
-    /// The compiled routes.
-    pub(crate) fn table(&self) -> &Table {
-        &self.snapshot.table
-    }
-
     /// Puts every part in force. Requests under way keep the snapshot they began with. What comes back is what cannot
     /// change while the gateway runs, and so was left as it is.
     pub(crate) fn commit(self, units: &Units) -> Vec<Fault> {

@@ -1,4 +1,4 @@
-//! The signature algorithms (RFC 7518 section 3.1, RFC 8037, RFC 9864's `Ed25519` excepted), and sets of them.
+//! The signature algorithms (RFC 7518 section 3.1, RFC 8037), and sets of them.
 //!
 //! Only asymmetric ones exist here: with no HMAC and no `none` in the type, the confusion of a public key with a secret
 //! cannot be written down, let alone accepted.
@@ -27,7 +27,7 @@ pub enum Algorithm {
     ES384,
     /// ECDSA on P-521 with SHA-512.
     ES512,
-    /// EdDSA, of which Ed25519 alone is taken.
+    /// EdDSA, of which Ed25519 alone is taken; a token may also name it `Ed25519`, as RFC 9864 prefers.
     EdDSA,
 }
 
@@ -64,7 +64,10 @@ impl Algorithm {
 
     /// The algorithm of that name; names are compared by case, as RFC 7515 section 4.1.1 has it.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+        match name {
+            "Ed25519" => Some(Self::EdDSA),
+            _ => Self::ALL.into_iter().find(|algorithm| algorithm.name() == name),
+        }
     }
 }
 
@@ -93,7 +96,8 @@ mod tests {
         for algorithm in Algorithm::ALL {
             assert_eq!(Algorithm::by_name(algorithm.name()), Some(algorithm));
         }
-        for none in ["none", "None", "HS256", "HS512", "rs256", "RS1", "ES256K", "", "RS256 "] {
+        assert_eq!(Algorithm::by_name("Ed25519"), Some(Algorithm::EdDSA));
+        for none in ["none", "Ed448", "None", "HS256", "HS512", "rs256", "RS1", "ES256K", "", "RS256 "] {
             assert_eq!(Algorithm::by_name(none), None, "{none}");
         }
     }

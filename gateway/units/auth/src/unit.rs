@@ -117,8 +117,9 @@ pub struct Handle {
 
 impl Handle {
     /// Checks and compiles a configuration, without putting it in force. Issuers that did not change keep their keys,
-    /// their health and their cached tokens; those whose rules alone changed keep their keys. Reads CA files, so it is not for a service thread. The error holds every
-    /// fault, and what is merely risky along with them; paths begin at `auth` and `issuers`.
+    /// their health and their cached tokens; those whose rules alone changed keep their
+    /// keys. Reads CA files, so it is not for a service thread. The error holds every fault; paths begin at `auth` and
+    /// `issuers`. What is merely risky is told by the configurations' own `validate`.
     pub fn prepare(
         &self,
         config: &Config,

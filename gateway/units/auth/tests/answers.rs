@@ -218,6 +218,21 @@ async fn every_series_has_its_name_and_the_age_of_keys_grows() {
     world.stop().await;
 }
 
+#[tokio::test]
+async fn a_verification_may_move_between_threads_and_be_dropped_half_way() {
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+    let endpoint = Endpoint::run(Behaviour::Hang).await;
+    let (world, policy) =
+        World::start(Config::default(), &issuers(issuer_config(JwksConfig::from_url(endpoint.url()))), &route());
+    let token = Signer::new("k", Algorithm::EdDSA).sign(&claims());
+    let asked = is_send(world.bearer(&policy, &token));
+    let unfinished = tokio::time::timeout(std::time::Duration::from_millis(20), asked).await;
+    assert!(unfinished.is_err(), "it waits for keys");
+    world.stop().await;
+}
+
 #[test]
 fn the_shape_of_the_design_is_read_and_unknown_keys_are_not() {
     let text = json!({

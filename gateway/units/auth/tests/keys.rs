@@ -113,6 +113,27 @@ async fn an_issuer_never_heard_is_our_trouble_and_not_the_tokens() {
 }
 
 #[tokio::test]
+async fn a_request_waits_no_longer_than_it_may_for_an_issuer_that_hangs() {
+    let key = signer("k");
+    let endpoint = Endpoint::run(Behaviour::Hang).await;
+    let mut config = issuer_config(JwksConfig::from_url(endpoint.url()));
+    config.jwks.timeout = Span::secs(60);
+    config.jwks.wait = Span::millis(100);
+    let (world, policy) = World::start(Config::default(), &issuers(config), &route());
+    let began = Instant::now();
+    let all = join_all((0..100).map(|number| {
+        let (world, policy, token) = (&world, &policy, fresh(&key, number));
+        async move { world.reason(policy, &token).await }
+    }));
+    assert!(all.await.iter().all(|reason| *reason == Some(Reason::KeysUnavailable)));
+    // The fetch itself would have taken a minute.
+    assert!(began.elapsed() < Duration::from_secs(30));
+    assert_eq!(endpoint.requests(), 1, "they all waited for one fetch");
+    assert_eq!(world.handle.health().get(), State::Starting);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_request_before_any_key_waits_for_the_one_fetch() {
     let key = signer("k");
     let endpoint = Endpoint::run(Behaviour::Serve(jwks(&[&key]))).await;

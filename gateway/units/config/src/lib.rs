@@ -39,4 +39,3 @@ pub use schema::schema;
 pub use source::{ReadError, Source};
 pub use watch::{Event, Watch};
 pub use words::nearest;
-pub use words::nearest;

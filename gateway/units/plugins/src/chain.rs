@@ -39,16 +39,6 @@ impl Chain {
         }
     }
 
-    /// This chain and then another, as where a tenant's plugins stand before a route's. For configuration time: it copies
-    /// pointers, once for each plugin and phase.
-    #[must_use]
-    pub fn followed_by(&self, next: &Self) -> Self {
-        Self {
-            request: self.request.iter().chain(&next.request).cloned().collect(),
-            response: next.response.iter().chain(&self.response).cloned().collect(),
-        }
-    }
-
     /// Whether there is nothing to call in any phase.
     pub fn is_empty(&self) -> bool {
         self.request.is_empty() && self.response.is_empty()

@@ -318,6 +318,36 @@ mod tests {
     }
 
     #[test]
+    fn the_published_schema_describes_every_key() {
+        let schema = serde_json::to_value(schemars::schema_for!(PluginConfig)).unwrap();
+        let limits = &schema["$defs"]["Limits"];
+        for (keys, expected) in [
+            (&schema["properties"], &["component", "sha256", "limits", "on_failure", "config"][..]),
+            (&limits["properties"], &["memory", "deadline"]),
+        ] {
+            let keys = keys.as_object().unwrap();
+            assert_eq!(keys.keys().collect::<Vec<_>>(), expected);
+            for (key, described) in keys {
+                assert!(described["description"].as_str().is_some_and(|text| text.len() > 20), "{key}: {described}");
+            }
+        }
+        assert_eq!(schema["additionalProperties"], false);
+        assert_eq!(limits["additionalProperties"], false);
+    }
+
+    #[test]
+    fn what_is_written_reads_back_the_same() {
+        let written = serde_json::json!({
+            "component": "p.wasm", "sha256": "0".repeat(64), "limits": { "memory": "2MiB", "deadline": "7ms" },
+            "on_failure": "skip", "config": { "region": "eu-1" }
+        });
+        let plugin: PluginConfig = serde_json::from_value(written.clone()).unwrap();
+        assert_eq!(serde_json::to_value(plugin).unwrap(), written);
+        let least: PluginConfig = serde_json::from_value(serde_json::json!({ "component": "p.wasm" })).unwrap();
+        assert_eq!(least, PluginConfig::new(ComponentSource::File("p.wasm".into())));
+    }
+
+    #[test]
     fn a_value_is_found_by_name_and_by_pointer() {
         let told = Told::new(&serde_json::json!({
             "region": "eu-1", "n": 3, "on": true, "none": null, "deep": [{ "a/b": "x" }], "/odd": "o"

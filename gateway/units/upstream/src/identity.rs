@@ -234,3 +234,52 @@ fn wording(error: &pem::Error) -> String {
 fn bad_file(key: &'static [&'static str], file: &FilePath, wrong: String) -> BadFile {
     BadFile { key, file: file.display().to_string(), wrong }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::config::ClientCertificateConfig;
+
+    #[test]
+    fn whatever_differs_in_an_identity_keeps_connections_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = sluice_testkit::authority();
+        authority.write(folder.path(), "a");
+        sluice_testkit::authority().write(folder.path(), "b");
+        // Two keys and certificates for the same name: what a rotation leaves behind.
+        for name in ["c", "d"] {
+            authority.leaf(&["gateway"]).write(folder.path(), name);
+        }
+        let client = |name: &str| {
+            Some(ClientCertificateConfig { cert: format!("{name}.crt").into(), key: format!("{name}.key").into() })
+        };
+        let tls =
+            TlsConfig { server_name: Some("orders.test".into()), ca: Some("a.crt".into()), ..TlsConfig::default() };
+        let variants = [
+            ("u", None, Protocol::Http1),
+            ("u", None, Protocol::Http2),
+            ("v", None, Protocol::Http1),
+            ("u", Some(tls.clone()), Protocol::Http1),
+            ("v", Some(tls.clone()), Protocol::Http1),
+            ("u", Some(tls.clone()), Protocol::Http2),
+            ("u", Some(tls.clone()), Protocol::Auto),
+            ("u", Some(TlsConfig { server_name: Some("orders.tes".into()), ..tls.clone() }), Protocol::Http1),
+            ("u", Some(TlsConfig { ca: Some("b.crt".into()), ..tls.clone() }), Protocol::Http1),
+            ("u", Some(TlsConfig { ca: None, ..tls.clone() }), Protocol::Http1),
+            ("u", Some(TlsConfig { client_certificate: client("c"), ..tls.clone() }), Protocol::Http1),
+            ("u", Some(TlsConfig { client_certificate: client("d"), ..tls.clone() }), Protocol::Http1),
+            ("u", Some(TlsConfig { dangerous_accept_any_certificate: true, ..tls }), Protocol::Http1),
+        ];
+        let key = |(name, tls, protocol): &(&str, Option<TlsConfig>, Protocol)| {
+            let mut config = UpstreamConfig::of(["127.0.0.1:1"]);
+            config.tls.clone_from(tls);
+            config.protocol = *protocol;
+            Identity::load(&UpstreamName::new(name).unwrap(), &config, folder.path()).unwrap().group_key
+        };
+        let keys: Vec<u64> = variants.iter().map(key).collect();
+        let distinct: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), variants.len());
+        assert_eq!(keys, variants.iter().map(key).collect::<Vec<_>>(), "and what is the same stays together");
+    }
+}

@@ -218,7 +218,8 @@ impl Lines {
     pub(crate) fn evict(&self, endpoint: &Arc<EndpointState>, key: u64) -> bool {
         self.shards.iter().any(|shard| {
             shard.read().values().any(|line| {
-                let stale = Arc::ptr_eq(&line.endpoint, endpoint) && line.idle() && line.key.load(Ordering::Relaxed) != key;
+                let stale =
+                    Arc::ptr_eq(&line.endpoint, endpoint) && line.idle() && line.key.load(Ordering::Relaxed) != key;
                 stale && line.cut(NEVER)
             })
         })

@@ -113,7 +113,11 @@ impl Metrics {
             metrics.response.clone(),
         );
         registry.register("connections_used", "Tries by whether their connection was reused", metrics.used.clone());
-        registry.register("connections_open", "Connections open or being opened, pooled ones included", metrics.open.clone());
+        registry.register(
+            "connections_open",
+            "Connections open or being opened, pooled ones included",
+            metrics.open.clone(),
+        );
         registry.register("connections_cut", "Connections cut because a deadline had passed", metrics.cut.clone());
         registry.register(
             "saturated",

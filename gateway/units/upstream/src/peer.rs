@@ -93,8 +93,9 @@ impl L4Connect for Dialer {
         // Requests are bounded before they come here; this holds the bound against what pools keep besides, and against
         // connections that HTTP/2 opens because a shared one was out on loan.
         let key = pool_key(self.identity_key, &self.endpoint);
-        let place = Place::take(&self.endpoint, self.most)
-            .or_else(|| self.lines.evict(&self.endpoint, key).then(|| Place::take(&self.endpoint, self.most)).flatten());
+        let place = Place::take(&self.endpoint, self.most).or_else(|| {
+            self.lines.evict(&self.endpoint, key).then(|| Place::take(&self.endpoint, self.most)).flatten()
+        });
         let Some(place) = place else {
             return Error::e_explain(SATURATED, format!("{} connections to {address} are open", self.most));
         };
@@ -109,8 +110,6 @@ impl L4Connect for Dialer {
             }
         };
         self.endpoint.metrics.connect.observe(started.elapsed());
-        self.lines
-            .open(tcp, place)
-            .or_err(ErrorType::SocketError, "cannot keep hold of the socket")
+        self.lines.open(tcp, place).or_err(ErrorType::SocketError, "cannot keep hold of the socket")
     }
 }

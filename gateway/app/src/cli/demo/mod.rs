@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sluice_vocabulary::ports::Inspect;
+use sluice_vocabulary::unit::State;
 
 use self::issuer::{AUDIENCE, ISSUER, Issuer};
 use self::origin::Origins;
@@ -121,6 +122,7 @@ fn config(listen: SocketAddr, origins: &Origins) -> String {
 
 fn once(world: World, as_json: bool, began: Instant) -> Result<(), Failure> {
     let scenes = scenes::scenes(&world.issuer).map_err(Failure::run)?;
+    wait_for_probes(&world);
     let mut out = std::io::stdout().lock();
     if !as_json {
         let started = began.elapsed().as_secs_f64();
@@ -136,18 +138,30 @@ fn once(world: World, as_json: bool, began: Instant) -> Result<(), Failure> {
         played.push(outcome);
     }
     let kernel = kernel_view(&world);
-    let ok = played.iter().all(play::Played::went_well);
+    let kernel_faults = kernel_faults(&kernel);
+    let ok = played.iter().all(play::Played::went_well) && kernel_faults.is_empty();
     if as_json {
-        writeln!(out, "{:#}", json!({ "ok": ok, "scenes": played, "kernel": kernel })).map_err(Failure::run)?;
+        writeln!(out, "{:#}", json!({ "ok": ok, "scenes": played, "kernel": kernel, "kernel_faults": kernel_faults })).map_err(Failure::run)?;
     } else {
         writeln!(out, "\nWhat the kernel saw of this run:\n{}", kernel_text(&kernel))
             .map_err(Failure::run)?;
+        for fault in &kernel_faults {
+            writeln!(out, "  FAILED: {fault}").map_err(Failure::run)?;
+        }
         let good = played.iter().filter(|played| played.went_well()).count();
         writeln!(out, "{good} of {} scenes went as expected", played.len()).map_err(Failure::run)?;
     }
     drop(out);
     world.gateway.stop();
     if ok { Ok(()) } else { Err(Failure::run("not every scene went as expected")) }
+}
+
+/// Probes are attached a moment after the gateway serves. What they can see from the start, they should.
+fn wait_for_probes(world: &World) {
+    let mut kernel = world.gateway.units.kernel.health().watch();
+    let settled = async { tokio::time::timeout(KERNEL_PATIENCE, kernel.wait_for(|state| *state != State::Starting)).await };
+    // Without them the demo plays all the same, and says so.
+    let _ = world.gateway.background.block_on(settled).is_ok();
 }
 
 /// The kernel's view. Its counts are read once a second, so the last scene's are waited for, but not for long.
@@ -161,13 +175,48 @@ fn kernel_view(world: &World) -> Value {
     Inspect::inspect(kernel)
 }
 
-/// The same as a few lines of text.
+/// The same as a few lines of text: the gateway's connections to its upstreams.
 fn kernel_text(view: &Value) -> String {
     let endpoints = view["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if endpoints.is_empty() {
-        return format!("  nothing: {}\n  (`sluice kernel doctor` says what would turn it on)\n", view["health"]);
+    let upstreams: Vec<_> = endpoints.iter().filter(|endpoint| endpoint["upstream"].is_string()).collect();
+    if upstreams.is_empty() {
+        let why = view["health"]["reason"].as_str().unwrap_or("no connection was seen");
+        return format!("  nothing: {why}\n  (`sluice kernel doctor` says what would turn it on)\n");
     }
-    endpoints.iter().map(|endpoint| format!("  {:<8} {}\n", endpoint["upstream"].as_str().unwrap_or("-"), endpoint["counted"])).collect()
+    let mut text = String::from("  upstream  endpoint               opened  connect    rtt  resets: by peer  by us  refused\n");
+    for endpoint in upstreams {
+        let counted = &endpoint["counted"];
+        let number = |value: &Value| value.as_u64().unwrap_or(0);
+        let opened = number(&counted["opened"]);
+        let connect = number(&counted["connect_sum"]).checked_div(number(&counted["established"]));
+        text.push_str(&format!(
+            "  {:<8}  {:<21}  {opened:>6}  {:>7}  {:>5}  {:>15}  {:>5}  {:>7}\n",
+            endpoint["upstream"].as_str().unwrap_or_default(),
+            counted["address"].as_str().unwrap_or_default(),
+            connect.map_or_else(|| "-".to_owned(), |micros| format!("{micros} µs")),
+            counted["srtt"].as_u64().map_or_else(|| "-".to_owned(), |micros| format!("{micros} µs")),
+            number(&counted["ends"]["peer_reset"]),
+            number(&counted["ends"]["local_reset"]),
+            number(&counted["ends"]["connect_refused"]),
+        ));
+    }
+    text
+}
+
+/// Where the kernel is observed, it must have seen what the scenes brought about: the reset by the upstream, and the port
+/// that is closed.
+fn kernel_faults(view: &Value) -> Vec<String> {
+    if view["health"]["state"] != "ready" {
+        return Vec::new();
+    }
+    let endpoints = view["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let saw = |upstream: &str, end: &str| {
+        let mut of_upstream = endpoints.iter().filter(|endpoint| endpoint["upstream"] == upstream);
+        of_upstream.any(|endpoint| endpoint["counted"]["ends"][end].as_u64().is_some_and(|count| count > 0))
+    };
+    let expected = [("resets", "peer_reset"), ("down", "connect_refused")];
+    let missed = expected.iter().filter(|(upstream, end)| !saw(upstream, end));
+    missed.map(|(upstream, end)| format!("the kernel saw no {end} of upstream {upstream}")).collect()
 }
 
 fn introduce(world: &World, began: Instant) -> Result<(), Failure> {

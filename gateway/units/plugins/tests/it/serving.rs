@@ -96,18 +96,6 @@ async fn a_chain_calls_in_order_on_the_way_in_and_in_reverse_on_the_way_out() {
 }
 
 #[tokio::test]
-async fn two_chains_joined_are_called_as_one() {
-    let world = World::new().await;
-    let of = |region| plugin("add_region_rust.wasm", json!({ "region": region }));
-    let loaded = world.load(&[("tenant", of("tenant")), ("route", of("route"))]).await.unwrap();
-    let chain = loaded.each["tenant"].followed_by(&loaded.each["route"]);
-    let (head, _) = chain.on_request(request(&[]), &who()).await;
-    assert_eq!(head.headers["x-region"], "route");
-    let (head, _) = chain.on_response(Arc::new(request(&[])), response(&[]), &who()).await;
-    assert_eq!(head.headers["x-region"], "tenant");
-}
-
-#[tokio::test]
 async fn a_later_plugin_sees_what_an_earlier_one_changed() {
     let world = World::new().await;
     let first = plugin("add_region_rust.wasm", json!({ "region": "yes" }));

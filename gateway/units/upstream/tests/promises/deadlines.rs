@@ -220,3 +220,25 @@ async fn an_address_that_swallows_connections_is_given_up_in_time() {
     assert!((Duration::from_millis(200)..Duration::from_secs(2)).contains(&took), "{took:?}");
     drop(filler);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_is_never_answered_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let world = world();
+    let config = upstream([address], |config| {
+        config.tls = Some(serde_json::from_value(serde_json::json!({ "server_name": "mute.test" })).unwrap());
+        config.timeouts.tls_handshake = Span::millis(300);
+        config.retries.attempts = 0;
+    });
+    world.apply(&[("mute", &config)]);
+    let proxy = world.proxy().await;
+    let (answer, took) = timed(proxy.get("/mute/")).await;
+    assert_eq!((answer.status.as_u16(), reason(&answer)), (502, "upstream-connect"));
+    assert!((Duration::from_millis(300)..Duration::from_secs(2)).contains(&took), "{took:?}");
+    eventually("the place to be given back", || async {
+        (world.endpoint("mute", 0)["connections_open"] == 0).then_some(())
+    })
+    .await;
+    drop(listener);
+}

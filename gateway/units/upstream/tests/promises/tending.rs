@@ -1,11 +1,14 @@
 //! What is looked after in the background: names, health, idle connections.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use sluice_testkit::{Reply, eventually, origin};
+use sluice_testkit::{Reply, eventually, origin, within};
 use sluice_upstream::config::{HealthConfig, IdleTimeout};
+use sluice_vocabulary::clock::{SystemClock, SystemRandom};
 use sluice_vocabulary::measure::Span;
 use sluice_vocabulary::ports::EndpointNames;
+use sluice_vocabulary::unit::{State, Stop, Task};
 
 use crate::world::{name_of, reason, upstream, world};
 
@@ -146,4 +149,23 @@ async fn every_address_of_a_configured_endpoint_has_its_upstreams_name() {
     assert_eq!(world.handle.upstream_of(address), None);
     // What is gone has no metrics.
     assert!(!world.metrics().has("endpoints", &[("upstream", "b")]));
+}
+
+#[tokio::test]
+async fn background_work_ends_when_told_even_with_questions_under_way() {
+    let mute = origin().otherwise(Reply::silence()).run().await;
+    let metrics = sluice_upstream::Metrics::new(&mut prometheus_client::registry::Registry::default());
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let (handle, mut keeper) = sluice_upstream::new(Arc::new(SystemClock), Arc::new(SystemRandom), metrics);
+    let health = serde_json::json!({ "path": "/", "interval": "1h", "timeout": "30s" });
+    let asked = upstream([mute.address()], |config| config.health = Some(serde_json::from_value(health).unwrap()));
+    let config = [(name_of("mute"), asked)].into_iter().collect();
+    handle.commit(handle.prepare(&config, std::path::Path::new("/")).unwrap());
+    let (stopper, stop) = Stop::new();
+    let state = keeper.health().clone();
+    let running = tokio::spawn(async move { keeper.run(stop).await });
+    mute.wait_for_requests(1).await;
+    stopper.stop();
+    within("the work to end", running).await.unwrap();
+    assert_eq!(state.get(), State::Stopped);
 }
