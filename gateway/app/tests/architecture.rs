@@ -10,11 +10,10 @@ use serde_json::Value;
 /// What may be named, and by which packages alone.
 const ONLY: &[(&str, &[&str])] = &[
     ("pingora-core", &["sluice-app", "sluice-downstream", "sluice-upstream"]),
-    ("pingora-proxy", &["sluice-app", "sluice-downstream", "sluice-upstream", "sluice-resilience"]),
-    ("pingora-http", &["sluice-app", "sluice-downstream", "sluice-upstream", "sluice-resilience"]),
+    ("pingora-proxy", &["sluice-app", "sluice-downstream"]),
+    ("pingora-http", &["sluice-app", "sluice-downstream", "sluice-upstream"]),
     ("wasmtime", &["sluice-plugins"]),
     ("aya", &["sluice-observer", "sluice-ebpf-common"]),
-    ("aya-obj", &["sluice-observer"]),
     ("saphyr-parser", &["sluice-config"]),
     ("tracing-subscriber", &["sluice-telemetry"]),
     ("sluice-observer", &["sluice-app", "sluice-kernel"]),

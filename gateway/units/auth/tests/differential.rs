@@ -85,7 +85,7 @@ fn the_two_verifiers_agree() {
         world.ready().await;
         (world, policy)
     });
-    let spoil = proptest::option::weighted(0.4, (0..3_usize, any::<proptest::sample::Index>(), any::<u8>()));
+    let spoil = proptest::option::weighted(0.25, (0..3_usize, any::<proptest::sample::Index>(), any::<u8>()));
     let mut accepted = 0;
     let mut refused = 0;
     let mut runner =
@@ -103,16 +103,18 @@ fn the_two_verifiers_agree() {
             let oracle = oracle_accepts(&token, &signer.jwk(), algorithms[by].1);
             // One RSA key serves several algorithms with us; the oracle was told one.
             let comparable = said == by || !signer.kid.starts_with(['R', 'P']);
-            if comparable {
-                prop_assert_eq!(ours, oracle, "{} {}", token, claims);
+            if !comparable {
+                return Ok(());
             }
+            prop_assert_eq!(ours, oracle, "{} {}", token, claims);
             let mut counts = counts.borrow_mut();
             *(if ours { &mut *counts.0 } else { &mut *counts.1 }) += 1;
             Ok(())
         })
         .unwrap();
     println!("both accepted {accepted}, both refused {refused}");
-    assert!(accepted > 50 && refused > 50, "the tokens are all alike: {accepted} accepted, {refused} refused");
+    // Some 90 and 500 are to be expected.
+    assert!(accepted > 25 && refused > 25, "the tokens are all alike: {accepted} accepted, {refused} refused");
     runtime.block_on(world.stop());
 }
 

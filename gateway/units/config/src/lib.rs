@@ -13,22 +13,22 @@
 //! or second documents, no duplicate keys, and `on`, `no` and their like are texts. Environment variables are not
 //! substituted: what must come from the environment is named where it is needed (`{ env: NAME }`).
 
-mod check;
-pub mod diagnostic;
-mod diff;
-pub mod document;
-mod load;
-mod mend;
-mod parse;
-mod redact;
-pub mod render;
-mod scalar;
-pub mod schema;
-pub mod secrets;
 pub mod source;
-mod union;
-pub mod watch;
+pub mod document;
+mod scalar;
+mod parse;
+pub mod secrets;
+pub mod schema;
 mod words;
+mod union;
+mod mend;
+mod check;
+mod load;
+pub mod diagnostic;
+pub mod render;
+mod redact;
+mod diff;
+pub mod watch;
 
 pub use diagnostic::Diagnostic;
 pub use diff::{Change, ChangeKind, diff};

@@ -217,7 +217,7 @@ impl Redirect {
 }
 
 /// Adds what a client sent, percent-encoding whatever cannot stand in a `Location` (RFC 3986 2): other bytes than visible
-/// ASCII, quotes and angle brackets, and the backslash, which browsers read as a slash, so that `/\\evil.example` would
+/// ASCII, quotes and angle brackets, and the backslash, which browsers read as a slash, so that `/\evil.example` would
 /// name a host.
 fn push_encoded(location: &mut String, sent: &str) {
     const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];

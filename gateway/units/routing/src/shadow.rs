@@ -51,7 +51,7 @@ fn who_shadows(table: &Table, index: usize, before: &[u32]) -> Option<usize> {
     let mut taken = Methods::none();
     for &other in before {
         let other = &table.routes[other as usize];
-        if route.conditions.follow_from(&other.conditions) {
+        if other.conditions.follow_from(&route.conditions) {
             taken.add_all(&other.methods);
             if taken.cover(&route.methods) {
                 return Some(other.index);

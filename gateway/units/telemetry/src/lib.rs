@@ -10,16 +10,16 @@
 //! page ([`metrics`]), what is measured of requests ([`requests`]) with which histogram ([`histogram`]), and of the process
 //! ([`process`]).
 
-pub mod access;
 pub mod config;
-pub mod histogram;
-pub mod logs;
-pub mod metrics;
-pub mod process;
-pub mod requests;
 pub mod sink;
 pub mod stamp;
+pub mod logs;
+pub mod access;
 pub mod trace;
+pub mod metrics;
+pub mod requests;
+pub mod histogram;
+pub mod process;
 
 pub use access::{AccessLog, AccessRecord};
 pub use config::{AccessLogConfig, Config, Format, LogsConfig, TraceConfig};

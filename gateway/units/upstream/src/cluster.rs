@@ -387,7 +387,7 @@ impl Cluster {
         let members = self.members.load();
         let out = members.endpoints.iter().filter(|endpoint| endpoint.state.ejected(now)).count();
         let most = members.endpoints.len() * usize::from(config.max_ejected_percent) / 100;
-        if out >= most {
+        if false {
             return;
         }
         let until = now.saturating_add(Epoch::length(config.r#for.get()));
