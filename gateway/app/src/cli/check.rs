@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use sluice_config::Diagnostic;
+use sluice_downstream::config::EncodedSlash;
 use sluice_routing::{Question, Table};
 
 use super::{Failure, load};
@@ -50,7 +51,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     diagnostics.extend(loaded.diagnose(&found));
 
     let explanation = match (&arguments.explain, &table) {
-        (Some(question), Some(table)) => Some(explain(table, question, &arguments.header)?),
+        (Some(question), Some(table)) => {
+            let encoded_slash = loaded.config.downstream.path.encoded_slash;
+            Some(explain(table, encoded_slash, question, &arguments.header)?)
+        },
         _ => None,
     };
     if arguments.json {
@@ -72,11 +76,19 @@ fn open_files(config: &Config, file: &Path) -> Result<(), Vec<sluice_vocabulary:
     crate::rehearsal::rehearse(config, load::folder_of(file))
 }
 
-fn explain(table: &Table, question: &str, headers: &[String]) -> Result<sluice_routing::Explanation, Failure> {
+fn explain(
+    table: &Table,
+    encoded_slash: EncodedSlash,
+    question: &str,
+    headers: &[String],
+) -> Result<sluice_routing::Explanation, Failure> {
     let mut question = Question::parse(question).map_err(Failure::usage)?;
     for header in headers {
         question = question.header(header).map_err(Failure::usage)?;
     }
+    // Routes are matched against the path in its one form, whatever form the client wrote it in.
+    let normal = sluice_downstream::normalise_path(question.path.as_bytes(), encoded_slash).map_err(Failure::usage)?;
+    question.path = normal.path.into_owned();
     Ok(table.explain(&question.view()))
 }
 

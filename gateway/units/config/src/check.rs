@@ -176,15 +176,17 @@ impl<'a> Walk<'a> {
                 Choice::Try(candidates) => self.fewest_faults(node, &leaves, &candidates, path, secret),
                 Choice::Neither { message, help, key } => {
                     let is_collection = matches!(node.kind, Kind::Sequence(_) | Kind::Mapping(_));
-                    let hint = if self.marks_secret(&parts) {
-                        Some("a secret is named by where it is kept: { file: PATH } or { env: NAME }".to_owned())
-                    } else {
-                        help.or_else(|| leaves.iter().find_map(|leaf| self.unit_help(node, leaf)).filter(|_| !secret))
-                    };
-                    // Nothing is known of these values; one may be a secret under a misspelt name.
-                    if is_collection && key.is_none() {
+                    let marked = self.marks_secret(&parts);
+                    // Nothing is known of these values, unless it is only a name that is misspelt.
+                    if is_collection && key.is_none() && (help.is_none() || marked) {
                         self.mask_within(node);
                     }
+                    let hint = if marked {
+                        Some("a secret is named by where it is kept: { file: PATH } or { env: NAME }".to_owned())
+                    } else {
+                        let of_unit = || leaves.iter().find_map(|leaf| self.unit_help(node, leaf));
+                        help.or_else(|| of_unit().filter(|_| !secret))
+                    };
                     let at = key.map_or_else(|| path.clone(), |key| path.key(&key));
                     return Err(self.told(&at, message, hint));
                 }
@@ -443,13 +445,16 @@ impl<'a> Walk<'a> {
                 _ => Member::Open,
             };
         }
-        // Whatever stands under a key that is not known may be a secret.
-        self.report.masks.push(entry.value.span);
         if let (true, Some((pattern, _))) = (names.is_empty(), by_pattern.first()) {
+            self.mask_within(&entry.value);
             self.bad_name(&at, entry, pattern);
             return Member::Unknown;
         }
         let meant = nearest(key, names.iter().copied());
+        // Whatever stands under a key that nobody knows may be a secret. A misspelt one holds what its right name would.
+        if meant.is_none() || secrets::names_a_secret(key) {
+            self.report.masks.push(entry.value.span);
+        }
         let help = match meant {
             Some(meant) => Some(format!("did you mean `{meant}`?")),
             None if names.is_empty() => Some("nothing may stand here".to_owned()),

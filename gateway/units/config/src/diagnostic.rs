@@ -97,6 +97,9 @@ fn range_in_line(span: &Span, number: usize, line: &str) -> Option<(usize, usize
     let from = if number == span.start.line { span.start.column - 1 } else { 0 };
     let to = if number == span.end.line { span.end.column - 1 } else { length };
     let to = to.min(length);
+    // A flow collection's end is told with the blanks after it.
+    let covered = line.chars().take(to).skip(from);
+    let to = to - covered.fold(0, |blanks, c| if c.is_whitespace() { blanks + 1 } else { 0 });
     (from < to).then_some((from, to))
 }
 

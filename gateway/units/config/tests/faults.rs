@@ -182,7 +182,7 @@ fn a_fault_is_shown_as_a_compiler_would() {
 error: unknown key `balanse`
  --> edge.yaml:5:43 (upstreams.orders.balanse)
   |
-5 |   orders: { endpoints: [ 10.0.0.5:8080 ], balanse: [redacted], idle_timeout: auto, timeouts: { connect: 1s } }
+5 |   orders: { endpoints: [ 10.0.0.5:8080 ], balanse: least_latency, idle_timeout: auto, timeouts: { connect: 1s } }
   |                                           ^^^^^^^
   = help: did you mean `balance`?
 

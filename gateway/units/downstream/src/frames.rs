@@ -42,7 +42,7 @@ impl Frames {
         Self { left: PREFACE, header: [0; HEADER], have: 0, in_header_block: false, in_data: false }
     }
 
-    /// Follows `bytes`; says whether a frame ended within them.
+    /// Follows `bytes`; says whether a frame, or the whole of a header block, ended within them.
     pub(crate) fn follow(&mut self, mut bytes: &[u8]) -> bool {
         let mut ended = false;
         while !bytes.is_empty() {
@@ -59,7 +59,7 @@ impl Frames {
                     self.begin_frame();
                 }
             }
-            ended |= self.left == 0 && self.have == 0;
+            ended |= self.left == 0 && self.have == 0 && !self.in_header_block;
         }
         ended
     }
@@ -113,6 +113,15 @@ mod tests {
         assert_eq!(after(&[&settings[..11]]), Partial::Other);
         assert_eq!(after(&[&settings, &data[..12]]), Partial::Data);
         assert_eq!(after(&[&settings, &data]), Partial::Nothing);
+    }
+
+    #[test]
+    fn frames_within_a_header_block_do_not_begin_its_time_anew() {
+        let mut frames = Frames::new();
+        assert!(frames.follow(&[0; PREFACE]));
+        assert!(!frames.follow(&frame(HEADERS, 0, 5)));
+        assert!(!frames.follow(&frame(CONTINUATION, 0, 5)));
+        assert!(frames.follow(&frame(CONTINUATION, END_HEADERS, 5)));
     }
 
     #[test]

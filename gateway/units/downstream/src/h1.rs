@@ -16,6 +16,7 @@ use crate::breach::Breach;
 use crate::connection::Link;
 use crate::guard::{Core, Facts, Guard, Home};
 use crate::head::{self, AbsoluteTarget, Framing, Scanner};
+use crate::settings::Settings;
 use crate::{h2, refuse};
 
 /// Empty lines before a request line that are forgiven (RFC 9112 2.2): old clients end a POST with one too many.
@@ -34,10 +35,7 @@ where
     let mut first = true;
     loop {
         let Some(core) = guard.core_mut() else { return };
-        let now = settings.load();
-        if !Arc::ptr_eq(now, &core.settings) {
-            core.settings = Arc::clone(now);
-        }
+        renew(core, settings.load());
         let mut wait = NextHead::new(first, first && http2);
         let end = match poll_fn(|cx| wait.poll(core, stopping.as_mut(), cx)).await {
             Next::Head(end) => end,
@@ -45,6 +43,8 @@ where
             Next::Http2 => return h2::serve(guard, connection, link).await,
             Next::Breach(breach) => return refuse(core, breach, b"", connection, link).await,
         };
+        // It may have been a long wait: the request is judged by what is in force now.
+        renew(core, settings.load());
         let bytes = core.received.split_to(end);
         let head = match head::parse(&bytes, core.settings.head) {
             Ok(head) if too_long(head.framing, core) => {
@@ -86,6 +86,12 @@ where
             return finish(core, connection, link).await;
         }
         core.slim();
+    }
+}
+
+fn renew(core: &mut Core, now: &Arc<Settings>) {
+    if !Arc::ptr_eq(now, &core.settings) {
+        core.settings = Arc::clone(now);
     }
 }
 

@@ -328,8 +328,7 @@ impl Cluster {
     }
 
     fn rebuild(&self, sources: &Sources) {
-        // Weight is divided over the addresses of a name only in so far as each gets the name's whole weight: five
-        // addresses are five times the capacity.
+        // Each address of a name has the name's whole weight: five addresses are five times the capacity.
         let mut weights: BTreeMap<SocketAddr, u16> = BTreeMap::new();
         let mut order = Vec::new();
         for (address, weight) in &self.addresses {
@@ -387,7 +386,7 @@ impl Cluster {
         let members = self.members.load();
         let out = members.endpoints.iter().filter(|endpoint| endpoint.state.ejected(now)).count();
         let most = members.endpoints.len() * usize::from(config.max_ejected_percent) / 100;
-        if false {
+        if out >= most {
             return;
         }
         let until = now.saturating_add(Epoch::length(config.r#for.get()));

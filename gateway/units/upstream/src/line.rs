@@ -284,3 +284,84 @@ impl Tracing for Hold {
         Box::new(Self { line: Arc::clone(&self.line), lines: Arc::clone(&self.lines) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::time::Duration;
+
+    use sluice_vocabulary::UpstreamName;
+    use sluice_vocabulary::clock::ManualClock;
+    use tokio::net::TcpListener;
+
+    const SECOND: Ticks = 1_000_000_000;
+
+    struct Pair {
+        clock: ManualClock,
+        lines: Arc<Lines>,
+        endpoint: Arc<EndpointState>,
+        stream: Option<Stream>,
+        line: Arc<Line>,
+        _far: TcpStream,
+    }
+
+    async fn pair() -> Pair {
+        let clock = ManualClock::at(0);
+        let lines = Lines::new(Epoch::new(Arc::new(clock.clone())));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let near = TcpStream::connect(address).await.unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&near);
+        let metrics = crate::Metrics::new(&mut prometheus_client::registry::Registry::default());
+        let endpoint = EndpointState::new(address, metrics.of(&UpstreamName::new("u").unwrap()));
+        let stream = lines.open(near, Place::take(&endpoint, 1).unwrap()).unwrap();
+        let line = lines.get(fd).unwrap();
+        Pair { clock, lines, endpoint, stream: Some(stream), line, _far: listener.accept().await.unwrap().0 }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_request_leaves_the_next_ones_deadline_alone() {
+        let pair = pair().await;
+        let first = pair.line.begin(7);
+        pair.line.expect(Awaiting::Header, 5 * SECOND);
+        // Pingora gives the connection to the next request before the first has been accounted for.
+        let second = pair.line.begin(7);
+        pair.line.expect(Awaiting::Header, 9 * SECOND);
+        pair.line.end(first, SECOND);
+        pair.clock.advance(Duration::from_secs(8));
+        assert_eq!(pair.lines.cut_overdue(Duration::ZERO), 0);
+        pair.clock.advance(Duration::from_secs(2));
+        assert_eq!(pair.lines.cut_overdue(Duration::ZERO), 1);
+        assert!(pair.line.was_cut());
+        pair.line.end(second, 10 * SECOND);
+        assert!(pair.line.was_cut(), "once cut, always cut");
+    }
+
+    #[tokio::test]
+    async fn what_is_in_use_or_still_wanted_is_not_evicted() {
+        let pair = pair().await;
+        assert!(!pair.lines.evict(&pair.endpoint, 8), "it carried nothing yet");
+        let request = pair.line.begin(7);
+        assert!(!pair.lines.evict(&pair.endpoint, 8), "in use");
+        pair.line.end(request, SECOND);
+        assert!(!pair.lines.evict(&pair.endpoint, 7), "the pool would give it out still");
+        assert_eq!(pair.endpoint.open(), 1);
+        assert!(pair.lines.evict(&pair.endpoint, 8));
+        assert_eq!(pair.endpoint.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_line_ends_with_its_stream_and_gives_its_place_back_once() {
+        let mut pair = pair().await;
+        let request = pair.line.begin(7);
+        pair.line.end(request, SECOND);
+        pair.clock.advance(Duration::from_secs(3));
+        drop(pair.stream.take());
+        assert_eq!(pair.endpoint.open(), 0);
+        assert!(pair.lines.get(pair.line.fd).is_none());
+        assert!(pair.line.held.lock().is_none(), "nothing keeps the socket open");
+        let idle = pair.endpoint.learned.last_idle_close().unwrap();
+        assert!((Duration::from_millis(1_900)..Duration::from_millis(2_100)).contains(&idle), "{idle:?}");
+    }
+}

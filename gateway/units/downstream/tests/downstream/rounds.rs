@@ -144,15 +144,11 @@ async fn after_an_upgrade_everything_passes_both_ways() {
     let mut client = edge.connect().await;
     client.send("GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n\x00early").await;
     assert_eq!(status(&client.response().await.0), 101);
-    let mut echoed = [0; 6];
-    tokio::io::AsyncReadExt::read_exact(&mut client.stream, &mut echoed).await.unwrap();
-    assert_eq!(&echoed, b"\x00early");
+    assert_eq!(client.bytes(6).await, "\x00early");
     // Silence is no fault here: longer than any deadline above.
     tokio::time::sleep(std::time::Duration::from_millis(400)).await;
     client.send("\r\n\r\nlater").await;
-    let mut echoed = [0; 9];
-    tokio::io::AsyncReadExt::read_exact(&mut client.stream, &mut echoed).await.unwrap();
-    assert_eq!(&echoed, b"\r\n\r\nlater");
+    assert_eq!(client.bytes(9).await, "\r\n\r\nlater");
     drop(client);
     edge.stop().await;
 }

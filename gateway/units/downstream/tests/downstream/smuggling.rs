@@ -15,7 +15,7 @@ async fn no_hidden_request_comes_through() {
     let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
     let table: [(&str, String, Outcome); 16] = [
         ("CL.TE", format!("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"), (&[200], &["/"])),
-        ("TE.CL", format!("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n26\r\n{hidden}\r\n0\r\n\r\n"), (&[400], &["/"])),
+        ("TE.CL", format!("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len()), (&[200], &["/"])),
         ("TE.TE with a space", format!("Transfer-Encoding: chunked\r\nTransfer-Encoding : x\r\n\r\n0\r\n\r\n{hidden}"), REFUSED),
         ("TE.TE with an unknown one", format!("Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\n\r\n0\r\n\r\n{hidden}"), REFUSED),
         ("TE behind a vertical tab", format!("Transfer-Encoding:\x0bchunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{hidden}"), REFUSED),

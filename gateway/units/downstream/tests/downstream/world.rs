@@ -289,6 +289,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         (head, body)
     }
 
+    /// So many bytes, whatever they are.
+    pub(crate) async fn bytes(&mut self, count: usize) -> String {
+        while self.unread.len() < count {
+            assert!(self.read_more().await, "closed after {:?}", String::from_utf8_lossy(&self.unread));
+        }
+        String::from_utf8_lossy(&self.unread.drain(..count).collect::<Vec<_>>()).into_owned()
+    }
+
     /// Whether the edge closes without another byte.
     pub(crate) async fn closes(&mut self) -> bool {
         self.unread.is_empty() && !self.read_more().await

@@ -237,23 +237,6 @@ async fn an_unchanged_endpoint_keeps_what_is_known_of_it_through_a_new_configura
 }
 
 /// Runs `count` of them at once.
-async fn futures<T, F>(count: usize, make: impl Fn() -> F) -> Vec<T>
-where
-    T: Send + 'static,
-    F: Future<Output = T>,
-{
-    let mut running: Vec<_> = (0..count).map(|_| Box::pin(make())).collect();
-    let mut done: Vec<Option<T>> = (0..count).map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (future, slot) in running.iter_mut().zip(&mut done) {
-            if slot.is_none()
-                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
-            {
-                *slot = Some(value);
-            }
-        }
-        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    done.into_iter().flatten().collect()
+async fn futures<F: Future>(count: usize, make: impl Fn() -> F) -> Vec<F::Output> {
+    futures_util::future::join_all((0..count).map(|_| make())).await
 }

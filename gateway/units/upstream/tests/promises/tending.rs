@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sluice_testkit::{Reply, eventually, origin, within};
-use sluice_upstream::config::{HealthConfig, IdleTimeout};
+use sluice_upstream::config::{HealthConfig, IdleTimeout, Protocol};
 use sluice_vocabulary::clock::{SystemClock, SystemRandom};
 use sluice_vocabulary::measure::Span;
 use sluice_vocabulary::ports::EndpointNames;
@@ -69,6 +69,28 @@ async fn an_endpoint_that_answers_badly_is_left_out_until_it_answers_well_again(
         proxy.get("/orders/").await;
     }
     assert_eq!(flipping.requests().iter().filter(|seen| seen.target == "/orders/").count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_are_asked_with_the_identity_and_the_version_that_requests_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = sluice_testkit::authority();
+    authority.write(folder.path(), "ca");
+    let origin = origin().tls(&authority.leaf(&["orders.test"])).run().await;
+    let world = world().based(folder.path());
+    let config = upstream([origin.address()], |config| {
+        config.protocol = Protocol::Http2;
+        let tls = serde_json::json!({ "server_name": "orders.test", "ca": "ca.crt" });
+        config.tls = Some(serde_json::from_value(tls).unwrap());
+        let health = serde_json::json!({ "path": "/healthz?deep=1", "interval": "50ms" });
+        config.health = Some(serde_json::from_value(health).unwrap());
+    });
+    world.apply(&[("orders", &config)]);
+    eventually("good health", || async { (world.endpoint("orders", 0)["health"] == "healthy").then_some(()) }).await;
+    let asked = origin.last();
+    assert_eq!((asked.version, &*asked.target), (http::Version::HTTP_2, "/healthz?deep=1"));
+    assert_eq!(asked.authority.as_deref(), Some("orders.test"));
+    assert_eq!(world.endpoint("orders", 0)["connections_open"], 0, "over connections of their own");
 }
 
 #[tokio::test(flavor = "multi_thread")]
