@@ -22,6 +22,7 @@ use sluice_vocabulary::unit::{Health, State, Task};
 use tokio::runtime::Runtime;
 
 use crate::config::Config;
+use crate::fixed::Fixed;
 use crate::request_path::RequestPath;
 use crate::snapshot::{self, Snapshot};
 use crate::supervisor::Supervisor;
@@ -50,6 +51,9 @@ pub(crate) struct Units {
     pub(crate) request_metrics: RequestMetrics,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) config: ArcSwapOption<Config>,
+    /// What no configuration after the first can change.
+    pub(crate) fixed: Fixed,
+    pub(crate) log: LogHandle,
     pub(crate) routing_metrics: sluice_routing::Metrics,
     sink_metrics: SinkMetrics,
     threads: usize,
@@ -184,6 +188,8 @@ impl Gateway {
             request_metrics,
             snapshot: ArcSwap::from_pointee(nothing_served),
             config: ArcSwapOption::empty(),
+            fixed: Fixed::of(&config),
+            log: log.handle.clone(),
             routing_metrics,
             sink_metrics: log.metrics,
             threads,

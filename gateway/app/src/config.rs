@@ -166,6 +166,13 @@ impl Config {
 
     /// Makes relative file names relative to the configuration's own folder.
     pub(crate) fn resolve_paths(&mut self, folder: &std::path::Path) {
+        for output in [&mut self.telemetry.logs.output, &mut self.telemetry.access_log.output] {
+            if let sluice_telemetry::config::Output::File(path) = output
+                && !path.as_os_str().is_empty()
+            {
+                *path = folder.join(&*path);
+            }
+        }
         let mut downstream = self.downstream_part();
         downstream.resolve_paths(folder);
         self.listeners = downstream.listeners;
@@ -175,13 +182,12 @@ impl Config {
         if self.routes.is_empty() {
             faults.error(at, "there is none: every request would be answered 404");
         }
-        let mut seen: BTreeMap<&RouteName, usize> = BTreeMap::new();
         for (index, route) in self.routes.iter().enumerate() {
-            let at = at.index(index);
-            if let Some(first) = seen.insert(&route.name, index) {
-                faults.error(&at.key("name"), format!("{:?} is the name of routes[{first}] already", route.name.as_str()));
-            }
-            route.validate(self, &at, faults);
+            route.validate(self, &at.index(index), faults);
+        }
+        // What routing itself would refuse. Its warnings come from the table in force, once that is made.
+        if let Err(refused) = sluice_routing::Table::compile(crate::snapshot::specs(&self.routes, at)) {
+            faults.extend(refused);
         }
     }
 
@@ -222,15 +228,6 @@ impl Config {
 
 impl RouteConfig {
     fn validate(&self, whole: &Config, at: &Path, faults: &mut Faults) {
-        let ends = [self.upstream.is_some(), self.redirect.is_some(), self.answer.is_some()];
-        match ends.iter().filter(|given| **given).count() {
-            1 => {}
-            0 => faults.push(
-                Fault::error(at, "the route does nothing: expected one of upstream, redirect, answer")
-                    .help("name the upstream that its requests go to"),
-            ),
-            _ => faults.error(at, "the route does several things: expected one of upstream, redirect, answer"),
-        }
         if let Some(upstream) = &self.upstream {
             let names = whole.upstreams.keys().map(UpstreamName::as_str);
             known(upstream.as_str(), names, "upstream", "upstreams", &at.key("upstream"), faults);

@@ -53,6 +53,7 @@ pub(crate) struct Request {
     /// 6. The endpoint of the present try, and what is left of the time.
     pub(crate) deadlines: Option<Deadlines>,
     pub(crate) tried: Tried,
+    pub(crate) retries: u32,
     pub(crate) chosen: Option<Chosen>,
     pub(crate) last_try: LastTry,
 
@@ -118,6 +119,7 @@ impl Request {
             plugin_time: Duration::ZERO,
             deadlines: None,
             tried: Tried::default(),
+            retries: 0,
             chosen: None,
             last_try: LastTry::default(),
             answer_fields: AnswerFields::new(),

@@ -585,6 +585,7 @@ fn judge(session: &Session, request: &mut Request, mut error: Box<Error>) -> Box
     let replayable = !session.as_downstream().retry_buffer_truncated();
     let verdict = chosen.failed(&error, &session.req_header().method, &mut request.tried, replayable);
     request.failure = verdict.failure.reason();
+    request.retries += u32::from(verdict.retry.is_yes());
     error.set_retry(verdict.retry.is_yes());
     error
 }
@@ -694,7 +695,7 @@ fn record(session: &Session, error: Option<&Error>, request: &Request, status: u
         upstream_connect: request.last_try.connected,
         upstream_response: request.last_try.answered,
         upstream_reused: request.last_try.reused,
-        retries: u32::from(request.tried.count()),
+        retries: request.retries,
         ..AccessRecord::new(request.started_at, arrived.id.as_str(), arrived.client.ip)
     });
 }

@@ -14,6 +14,7 @@ use sluice_resilience::Overrides;
 use sluice_routing::{RouteSpec, Table};
 use sluice_telemetry::{AccessLog, RouteMetrics, TraceConfig, Tracing};
 use sluice_vocabulary::clock::Random;
+use sluice_vocabulary::ports::LogLevel;
 use sluice_upstream::Cluster;
 use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::{Fault, Path, PluginName, RouteName, TenantId, UpstreamName};
@@ -140,11 +141,20 @@ impl Ready {
     /// Puts every part in force. Requests under way keep the snapshot they began with. What comes back is what cannot
     /// change while the gateway runs, and so was left as it is.
     pub(crate) fn commit(self, units: &Units) -> Vec<Fault> {
-        let Self { config, snapshot, auth, plugins, upstream } = self;
+        let Self { mut config, snapshot, auth, plugins, upstream } = self;
         units.auth.commit(auth);
         units.plugins.commit(plugins);
         units.upstream.commit(upstream);
-        let left = units.downstream.apply(&config.downstream_part()).err().unwrap_or_default();
+        let mut left = units.downstream.apply(&config.downstream_part()).err().unwrap_or_default();
+        sluice_downstream::Config { listeners: config.listeners, downstream: config.downstream } = units.downstream.in_force();
+        left.extend(units.fixed.keep(&mut config));
+        let level = &config.telemetry.logs.level;
+        // A level that the operator set by hand stays until the file says another.
+        if units.config.load().as_ref().is_some_and(|before| before.telemetry.logs.level != *level)
+            && let Err(why) = units.log.set(level)
+        {
+            left.push(Fault::error(&Path::root().key("telemetry").key("logs").key("level"), why));
+        }
         units.tenancy.apply(&config.tenants, units.clock.now());
         units.shedder.configure(config.overload.max_requests_in_flight, config.overload.retry_after.get());
         units.kernel.apply(&config.kernel);

@@ -16,7 +16,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("aya", &["sluice-observer", "sluice-ebpf-common"]),
     ("saphyr-parser", &["sluice-config"]),
     ("tracing-subscriber", &["sluice-telemetry"]),
-    ("sluice-observer", &["sluice-app", "sluice-kernel"]),
+    ("sluice-observer", &["sluice-kernel"]),
 ];
 
 struct Package {

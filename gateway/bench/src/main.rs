@@ -28,6 +28,7 @@ mod soak;
 mod tools;
 mod verify_cost;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -117,14 +118,14 @@ fn act(command: Command) -> Result<()> {
     match command {
         Command::Run(arguments) => {
             let room = Room::find()?;
+            let _lock = room.lock()?;
             let report = measure::measure(&room, &arguments)?;
             let file = match arguments.out {
                 Some(file) => file,
                 None => room.new_results("load", &report.began, &report.commit),
             };
             results::write_json(&file, &report)?;
-            print!("{}", show::tables(&report));
-            println!("raw figures: {}", file.display());
+            print(&format!("{}raw figures: {}\n", show::tables(&report), file.display()));
             Ok(())
         }
         Command::Show { file } => {
@@ -132,12 +133,12 @@ fn act(command: Command) -> Result<()> {
                 Some(file) => file,
                 None => Room::find()?.newest_results()?,
             };
-            print!("{}", show::tables(&results::Report::read(&file)?));
-            println!("raw figures: {}", file.display());
+            print(&format!("{}raw figures: {}\n", show::tables(&results::Report::read(&file)?), file.display()));
             Ok(())
         }
         Command::Soak { minutes, sluice } => {
             let room = Room::find()?;
+            let _lock = room.lock()?;
             let soak = soak::soak(&room, &room.sluice_or(sluice)?, minutes)?;
             let file = room.new_results("soak", &soak.began, &soak.commit);
             results::write_json(&file, &soak)?;
@@ -151,6 +152,7 @@ fn act(command: Command) -> Result<()> {
         }
         Command::Memory { sluice } => {
             let room = Room::find()?;
+            let _lock = room.lock()?;
             let memory = memory::memory(&room, &room.sluice_or(sluice)?)?;
             let file = room.new_results("memory", &memory.began, &memory.commit);
             results::write_json(&file, &memory)?;
@@ -160,6 +162,7 @@ fn act(command: Command) -> Result<()> {
         }
         Command::Prepare => {
             let room = Room::find()?;
+            let _lock = room.lock()?;
             tools::prepare(&room, Peer::ALL)?;
             material::Material::prepare(&room).map(|_| ())
         }
@@ -169,4 +172,9 @@ fn act(command: Command) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Prints to whoever still reads: a pager that was closed is no failure.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -1,5 +1,6 @@
 //! Where things lie in the repository.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Failure, Result};
@@ -36,6 +37,17 @@ impl Room {
     /// Configurations and logs of the processes of a run.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.build().join("bench/scratch")
+    }
+
+    /// Taken for as long as something is measured: two measurements at once would share cores, scratch files and
+    /// certificates, and both be wrong.
+    pub(crate) fn lock(&self) -> Result<File> {
+        let folder = self.build().join("bench");
+        std::fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
+        let path = folder.join("lock");
+        let file = File::create(&path).context(|| format!("cannot write {}", path.display()))?;
+        file.try_lock().context(|| "another measurement is under way in this checkout".to_owned())?;
+        Ok(file)
     }
 
     pub(crate) fn bare_pingora(&self) -> PathBuf {

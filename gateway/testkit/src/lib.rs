@@ -55,6 +55,7 @@ mod gateway;
 mod issuer;
 mod metrics;
 mod origin;
+mod stream;
 mod wait;
 pub mod websocket;
 
@@ -70,6 +71,7 @@ pub use metrics::Metrics;
 pub use origin::raw::{RawOrigin, raw_origin};
 pub use origin::reply::{Reply, grpc_message};
 pub use origin::{Origin, OriginBuilder, Seen, origin};
+pub use stream::{BodySender, body_channel};
 pub use wait::{DEADLINE, eventually, within};
 
 /// The body type of requests that the kit sends and of responses that its origins give.

@@ -275,9 +275,20 @@ impl Gateway {
     /// Its resident memory in bytes.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    #[must_use]
+    pub fn peak_resident_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// A line of `/proc/<pid>/status` that tells of memory.
+    fn status_bytes(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a gateway that runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS in a process's status");
-        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("VmRSS in kB");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("memory in a process's status");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("memory in kB");
         kibibytes * 1024
     }
 

@@ -257,7 +257,11 @@ fn seen(request: &Request<Incoming>, link: &Link) -> Seen {
 /// Reads a body to its end, keeping the first MiB.
 async fn read(incoming: &mut Incoming, shared: &Shared) -> (Bytes, u64) {
     let (mut kept, mut length) = (BytesMut::new(), 0);
-    while let Some(Ok(frame)) = incoming.frame().await {
+    let mut held = shared.held.subscribe();
+    loop {
+        // An error would mean that the origin is gone, which ends this task as well.
+        let _ = held.wait_for(|held| !*held).await;
+        let Some(Ok(frame)) = incoming.frame().await else { break };
         if let Some(data) = frame.data_ref() {
             length += data.len() as u64;
             shared.sunk.fetch_add(data.len() as u64, Ordering::Relaxed);

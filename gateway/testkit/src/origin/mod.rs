@@ -103,6 +103,8 @@ pub(crate) struct Shared {
     pub(crate) open: AtomicUsize,
     pub(crate) sunk: AtomicU64,
     pub(crate) produced: AtomicU64,
+    /// Whether request bodies are left unread for now.
+    pub(crate) held: watch::Sender<bool>,
 }
 
 /// Prepares an origin server.
@@ -196,6 +198,7 @@ impl OriginBuilder {
             open: AtomicUsize::new(0),
             sunk: AtomicU64::new(0),
             produced: AtomicU64::new(0),
+            held: watch::Sender::new(false),
         });
         let secure = self.tls.is_some();
         let acceptor = self.tls.map(|config| TlsAcceptor::from(Arc::new(config)));
@@ -276,6 +279,16 @@ impl Origin {
     #[must_use]
     pub fn bytes_produced(&self) -> u64 {
         self.shared.produced.load(Ordering::Relaxed)
+    }
+
+    /// Reads no more of any request's body until [`release`](Self::release).
+    pub fn hold(&self) {
+        self.shared.held.send_replace(true);
+    }
+
+    /// Reads on, as fast as bytes come.
+    pub fn release(&self) {
+        self.shared.held.send_replace(false);
     }
 
     /// Stops listening, drops every connection and waits until that is done.

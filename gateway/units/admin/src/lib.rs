@@ -6,8 +6,8 @@
 //! browser: a request must name the server by address, not by a name somebody could point here, and what changes
 //! something must not come from a page.
 //!
-//! In reading order: where it listens ([`config`]), how it is made and run ([`server`], [`listen`]), who is let in
-//! ([`visitor`]), what it answers ([`pages`], [`readiness`], [`exposition`], [`reply`]), what it counts ([`metrics`]).
+//! In reading order: where it listens ([`config`]), how it is made and run ([`server`], `listen`), who is let in
+//! (`visitor`), what it answers (`pages`, `readiness`, `exposition`, `reply`), what it counts (`metrics`).
 
 pub mod config;
 pub mod server;

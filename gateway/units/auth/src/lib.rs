@@ -21,6 +21,8 @@ mod claims;
 pub mod config;
 mod error;
 mod fetch;
+#[doc(hidden)]
+pub mod fuzz;
 mod inspect;
 mod issuer;
 mod jwk;

@@ -1,9 +1,9 @@
 //! The machinery of configuration. It knows the file format and nothing of what is configured.
 //!
-//! A file is read ([`source`]) and parsed ([`parse`]) into a [`document`] whose every value knows its line and column. The
+//! A file is read ([`source`]) and parsed (`parse`) into a [`document`] whose every value knows its line and column. The
 //! document is then [loaded](load) as a type: first every value is compared with the type's own JSON Schema ([`mod@schema`],
-//! [`check`]), so that all faults come at once with their place and a suggestion; what is faulty is mended in a copy
-//! ([`mend`]) so that the type can be made and its own `validate` may find the faults of meaning too. Only a document
+//! `check`), so that all faults come at once with their place and a suggestion; what is faulty is mended in a copy
+//! (`mend`) so that the type can be made and its own `validate` may find the faults of meaning too. Only a document
 //! without errors gives its value away.
 //!
 //! Faults are told with the line they stand in ([`diagnostic`], [`render`]), never with a secret ([`secrets`]). Two

@@ -165,6 +165,7 @@ fn hidden_texts(root: &Node, masks: &[Span]) -> Vec<String> {
     while let Some(node) = rest.pop() {
         match &node.kind {
             Kind::Text(text) if masks.contains(&node.span) => texts.push(text.clone()),
+            Kind::Number(number) if masks.contains(&node.span) => texts.push(number.to_string()),
             Kind::Sequence(items) => rest.extend(items),
             Kind::Mapping(entries) => rest.extend(entries.iter().map(|entry| &entry.value)),
             _ => {}

@@ -108,10 +108,11 @@ impl<'a> Builder<'a> {
                     },
                     _ => Kind::Text(text.into_owned()),
                 };
+                let looks_secret = matches!(&kind, Kind::Text(text) if secrets::looks_secret(text));
+                if looks_secret || (secret && matches!(kind, Kind::Text(_) | Kind::Number(_))) {
+                    self.masks.push(span);
+                }
                 if let Kind::Text(text) = &kind {
-                    if secret || secrets::looks_secret(text) {
-                        self.masks.push(span);
-                    }
                     self.warn_of_substitution(path, span, text);
                 }
                 Ok(Node { span, kind })

@@ -32,7 +32,11 @@ pub(crate) fn names_a_secret(key: &str) -> bool {
     ];
     const KINDS_OF_KEY: [&str; 6] = ["api", "private", "secret", "access", "signing", "encryption"];
     let words = words(key);
-    let Some(last) = words.last() else { return false };
+    let (Some(first), Some(last)) = (words.first(), words.last()) else { return false };
+    // `max_token` bounds the length of one.
+    if matches!(first.as_str(), "max" | "min") {
+        return false;
+    }
     if LAST_WORDS.contains(&last.as_str()) {
         return true;
     }
@@ -136,7 +140,9 @@ mod tests {
         for key in ["password", "db_password", "clientSecret", "api_key", "private-key", "pasword", "secert", "Token"] {
             assert!(names_a_secret(key), "{key}");
         }
-        for key in ["key", "path", "route", "tokens_per_second", "secret_file", "address", "per", "passes", ""] {
+        for key in
+            ["key", "path", "route", "tokens_per_second", "max_token", "secret_file", "address", "per", "passes", ""]
+        {
             assert!(!names_a_secret(key), "{key}");
         }
     }

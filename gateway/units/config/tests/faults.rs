@@ -160,6 +160,13 @@ fn no_secret_is_told_in_any_form() {
 }
 
 #[test]
+fn a_secret_of_digits_is_masked_like_any_other() {
+    let text = GOOD.replace("{ url: https://id/jwks,", "{ password: 87654321, url: https://id/jwks,");
+    let all = render::text(&faults(&text), false);
+    assert!(all.contains("password: [redacted], url: https://id/jwks,"), "{all}");
+}
+
+#[test]
 fn a_rule_that_repeats_a_secret_is_cleared_of_it() {
     let source =
         Source::from_bytes("c", format!("{GOOD}# end\n").replace("https://id,", "https://u:pw1234@id,").as_bytes());

@@ -260,11 +260,10 @@ impl Config {
         for (index, listener) in self.listeners.iter().enumerate() {
             let at = listeners.index(index);
             listener.validate(&at, faults);
-            let same = |other: &ListenerConfig| {
-                other.address == listener.address && listener.address.port() != 0
-            };
+            let same = |other: &ListenerConfig| other.address == listener.address && listener.address.port() != 0;
             if let Some(first) = self.listeners[..index].iter().position(same) {
-                faults.error(&at.key("address"), format!("{} is taken by listeners[{first}] already", listener.address));
+                faults
+                    .error(&at.key("address"), format!("{} is taken by listeners[{first}] already", listener.address));
             }
         }
         self.downstream.validate(&at.key("downstream"), faults);
@@ -357,7 +356,10 @@ impl TimeoutsConfig {
                         .help("leave it out for the default"),
                 );
             } else if span > Span::secs(600) {
-                faults.warning(&at.key(name), format!("{span} lets a client that does nothing hold a connection that long"));
+                faults.warning(
+                    &at.key(name),
+                    format!("{span} lets a client that does nothing hold a connection that long"),
+                );
             }
         }
     }

@@ -24,6 +24,6 @@ pub enum StartError {
         address: SocketAddr,
         /// Why.
         #[source]
-        cause: TlsError,
+        cause: Box<TlsError>,
     },
 }

@@ -15,7 +15,7 @@ const END_HEADERS: u8 = 4;
 
 /// The position within a connection's frames.
 #[derive(Debug)]
-pub(crate) struct Frames {
+pub struct Frames {
     /// Bytes still to come of the preface or of a frame's payload.
     left: usize,
     header: [u8; HEADER],
@@ -27,7 +27,7 @@ pub(crate) struct Frames {
 
 /// What is partly there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Partial {
+pub enum Partial {
     /// Nothing: the next byte begins a frame.
     Nothing,
     /// Part of a DATA frame: a body's bytes, which may come slowly.
@@ -36,14 +36,20 @@ pub(crate) enum Partial {
     Other,
 }
 
+impl Default for Frames {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Frames {
     /// At the start of a connection, before the client's preface.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self { left: PREFACE, header: [0; HEADER], have: 0, in_header_block: false, in_data: false }
     }
 
     /// Follows `bytes`; says whether a frame, or the whole of a header block, ended within them.
-    pub(crate) fn follow(&mut self, mut bytes: &[u8]) -> bool {
+    pub fn follow(&mut self, mut bytes: &[u8]) -> bool {
         let mut ended = false;
         while !bytes.is_empty() {
             if self.left > 0 {
@@ -75,7 +81,7 @@ impl Frames {
     }
 
     /// What is partly there now.
-    pub(crate) fn partial(&self) -> Partial {
+    pub fn partial(&self) -> Partial {
         match (self.left, self.have) {
             (0, 0) if !self.in_header_block => Partial::Nothing,
             (1.., _) if self.in_data && !self.in_header_block => Partial::Data,

@@ -176,12 +176,7 @@ impl NextHead {
         }
     }
 
-    fn poll_deadline(
-        &mut self,
-        core: &mut Core,
-        stopping: Pin<&mut impl Future>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Next> {
+    fn poll_deadline(&mut self, core: &mut Core, stopping: Pin<&mut impl Future>, cx: &mut Context<'_>) -> Poll<Next> {
         let nothing_yet = core.received.is_empty();
         if nothing_yet && stopping.poll(cx).is_ready() {
             return Poll::Ready(Next::Closed);

@@ -170,7 +170,8 @@ pub fn validate_h2(request: &RequestHeader) -> Result<(), Breach> {
     if specific {
         return Err(Breach::FieldName);
     }
-    if request.headers.get(header::EXPECT).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    if request.headers.get(header::EXPECT).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
         return Err(Breach::Expectation);
     }
     let path = request.raw_path();

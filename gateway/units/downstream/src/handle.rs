@@ -99,6 +99,11 @@ impl Handle {
         self.shared.settings.load().write_timeout
     }
 
+    /// The configuration in force: the one applied last, but for what could not change.
+    pub fn in_force(&self) -> Config {
+        self.applied.lock().clone()
+    }
+
     /// Puts a changed configuration, which was validated, in force: limits, deadlines and lists for requests that begin
     /// now, certificates for handshakes that begin now.
     ///

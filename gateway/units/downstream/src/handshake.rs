@@ -67,10 +67,7 @@ fn version(tls: &ServerConnection) -> &'static str {
 pub(crate) fn info(tls: &ServerConnection) -> TlsInfo {
     TlsInfo {
         version: version(tls),
-        cipher: tls
-            .negotiated_cipher_suite()
-            .and_then(|suite| suite.suite().as_str())
-            .unwrap_or("unknown"),
+        cipher: tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
         server_name: tls.server_name().map(Into::into),
         client_certificate_sha256: tls
             .peer_certificates()

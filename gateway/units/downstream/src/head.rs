@@ -176,8 +176,7 @@ fn request_line(head: &[u8], line: Range<usize>) -> Result<RequestLine, Breach> 
         return Err(Breach::RequestLine);
     }
     let target_start = method_end + 1;
-    let target_end =
-        target_start + memchr(b' ', &bytes[target_start..]).ok_or(Breach::RequestLine)?;
+    let target_end = target_start + memchr(b' ', &bytes[target_start..]).ok_or(Breach::RequestLine)?;
     if target_end == target_start {
         return Err(Breach::RequestLine);
     }
@@ -329,7 +328,10 @@ const TOKEN: [bool; 256] = {
     while byte < 256 {
         let b = byte as u8;
         table[byte] = b.is_ascii_alphanumeric()
-            || matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
+            || matches!(
+                b,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
         byte += 1;
     }
     table
@@ -404,11 +406,28 @@ mod tests {
 
     fn hostile_head() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
-            Just("\r\n"), Just("\n"), Just("\r"), Just(" "), Just("\t"), Just(":"), Just("Host: a\r\n"), Just("X: y\r\n"),
-            Just("GET / HTTP/1.1\r\n"), Just("HTTP/1.0"), Just("http://b"), Just("Content-Length: 1\r\n"), Just("\0"),
-            Just("Transfer-Encoding: chunked\r\n"), Just("\u{80}"), Just("x"), Just("\u{7f}"), Just("(") , Just("\r\n\r\n"),
+            Just("\r\n"),
+            Just("\n"),
+            Just("\r"),
+            Just(" "),
+            Just("\t"),
+            Just(":"),
+            Just("Host: a\r\n"),
+            Just("X: y\r\n"),
+            Just("GET / HTTP/1.1\r\n"),
+            Just("HTTP/1.0"),
+            Just("http://b"),
+            Just("Content-Length: 1\r\n"),
+            Just("\0"),
+            Just("Transfer-Encoding: chunked\r\n"),
+            Just("\u{80}"),
+            Just("x"),
+            Just("\u{7f}"),
+            Just("("),
+            Just("\r\n\r\n"),
         ];
-        proptest::collection::vec(piece, 0..12).prop_map(|pieces| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", pieces.concat()))
+        proptest::collection::vec(piece, 0..12)
+            .prop_map(|pieces| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", pieces.concat()))
     }
 
     proptest! {

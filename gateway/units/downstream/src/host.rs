@@ -62,12 +62,39 @@ mod tests {
 
     #[test]
     fn only_a_plain_name_or_address_with_an_optional_port_is_a_host() {
-        for good in ["a", "example.com", "EXAMPLE.com.", "a_b-c.d~e", "127.0.0.1:80", "[::1]", "[2001:db8::1]:443", "h:0"] {
+        for good in
+            ["a", "example.com", "EXAMPLE.com.", "a_b-c.d~e", "127.0.0.1:80", "[::1]", "[2001:db8::1]:443", "h:0"]
+        {
             assert!(is_valid(good.as_bytes()), "{good:?}");
         }
         for bad in [
-            "", ":", ":80", "a:", "a:b", "a:65536", "a:123456", "a:+80", "u@a", "a b", "a,b", "a/b", "a?b", "a#b", "a\\b",
-            "%61", "a%2eb", "[::1", "::1", "[::1]x", "[::1]:", "[fe80::1%25eth0]", "[v1.x]", "[]", "é.com", "a\0", "a\t",
+            "",
+            ":",
+            ":80",
+            "a:",
+            "a:b",
+            "a:65536",
+            "a:123456",
+            "a:+80",
+            "u@a",
+            "a b",
+            "a,b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a\\b",
+            "%61",
+            "a%2eb",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[::1]:",
+            "[fe80::1%25eth0]",
+            "[v1.x]",
+            "[]",
+            "é.com",
+            "a\0",
+            "a\t",
         ] {
             assert!(!is_valid(bad.as_bytes()), "{bad:?}");
         }

@@ -54,7 +54,7 @@ mod connection;
 mod handshake;
 mod socket;
 mod guard;
-mod frames;
+pub mod frames;
 mod timer;
 mod control;
 mod h1;

@@ -162,9 +162,17 @@ impl Metrics {
             handshake_duration.clone(),
         );
         let accept_errors = Counter::default();
-        registry.register("accept_errors", "Failures to accept a connection, such as too many open files", accept_errors.clone());
+        registry.register(
+            "accept_errors",
+            "Failures to accept a connection, such as too many open files",
+            accept_errors.clone(),
+        );
         let write_stalls = Counter::default();
-        registry.register("write_stalls", "Connections cut because the client took nothing for too long", write_stalls.clone());
+        registry.register(
+            "write_stalls",
+            "Connections cut because the client took nothing for too long",
+            write_stalls.clone(),
+        );
         let http2_rejected_streams = Counter::default();
         registry.register(
             "http2_rejected_streams",

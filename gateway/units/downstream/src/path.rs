@@ -242,8 +242,19 @@ mod tests {
 
     fn hostile_path() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
-            Just("/"), Just("."), Just(".."), Just("%2e"), Just("%2E"), Just("%2f"), Just("a"), Just("%61"), Just("%C3"),
-            Just("~"), Just("%7e"), Just("%25"), Just("2e"),
+            Just("/"),
+            Just("."),
+            Just(".."),
+            Just("%2e"),
+            Just("%2E"),
+            Just("%2f"),
+            Just("a"),
+            Just("%61"),
+            Just("%C3"),
+            Just("~"),
+            Just("%7e"),
+            Just("%25"),
+            Just("2e"),
         ];
         proptest::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
     }

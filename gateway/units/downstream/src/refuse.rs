@@ -130,7 +130,10 @@ mod tests {
     #[test]
     fn only_so_many_refusals_a_second_are_logged_and_the_rest_are_counted() {
         let log = RefusalLog::default();
-        assert_eq!([log.admit(7, 2), log.admit(7, 2), log.admit(7, 2), log.admit(7, 2)], [Some(0), Some(0), None, None]);
+        assert_eq!(
+            [log.admit(7, 2), log.admit(7, 2), log.admit(7, 2), log.admit(7, 2)],
+            [Some(0), Some(0), None, None]
+        );
         assert_eq!(log.admit(8, 2), Some(2));
         assert_eq!(log.admit(9, 0), None);
     }

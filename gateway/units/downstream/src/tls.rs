@@ -200,8 +200,7 @@ pub(crate) fn check(config: &CertificateConfig, unix_seconds: u64) -> Result<Opt
     let key = pair.certified_key(config, &aws_lc_rs::default_provider())?;
     let name = config.cert.display().to_string();
     let leaf = key.end_entity_cert().map_err(|_| TlsError::Certificate { path: config.cert.clone() })?;
-    let (_, leaf) =
-        X509Certificate::from_der(leaf).map_err(|_| TlsError::Certificate { path: config.cert.clone() })?;
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| TlsError::Certificate { path: config.cert.clone() })?;
     let now = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
     let (from, to) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
     Ok(if now > to {

@@ -14,8 +14,8 @@ use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ipnet::IpNet;
-use smallvec::SmallVec;
 use sluice_vocabulary::request::{Connection, Scheme};
+use smallvec::SmallVec;
 
 use crate::config::{ProxyFields, contains};
 
@@ -38,7 +38,7 @@ pub struct ClientAddress {
 pub type Forwarding = SmallVec<[(HeaderName, Option<HeaderValue>); 4]>;
 
 /// Finds the client behind trusted proxies.
-pub(crate) fn resolve_client(
+pub fn resolve_client(
     trusted: &[IpNet],
     written: ProxyFields,
     connection: &Connection,
@@ -121,7 +121,7 @@ fn parse_element(element: &str) -> (Option<IpAddr>, Option<Scheme>) {
 }
 
 /// What an upstream is told. The peer is appended to the chain of a trusted proxy, and replaces anybody else's.
-pub(crate) fn forwarded_headers(
+pub fn forwarded_headers(
     connection: &Connection,
     client: &ClientAddress,
     headers: &HeaderMap,
@@ -233,7 +233,10 @@ mod tests {
 
     #[test]
     fn the_standard_field_is_read_alike_with_its_scheme() {
-        let fields = [("forwarded", r#"for=6.6.6.6;proto=http, for="[2001:db8::1]:80";proto=https;host=a"#), ("forwarded", "For=10.1.1.1")];
+        let fields = [
+            ("forwarded", r#"for=6.6.6.6;proto=http, for="[2001:db8::1]:80";proto=https;host=a"#),
+            ("forwarded", "For=10.1.1.1"),
+        ];
         assert_eq!(client(ProxyFields::Forwarded, "10.9.9.9", &fields), ("2001:db8::1".into(), "https"));
         let hidden = [("forwarded", "for=192.0.2.1, for=_hidden, for=10.1.1.1")];
         assert_eq!(client(ProxyFields::Forwarded, "fd00::1", &hidden).0, "10.1.1.1");
@@ -249,7 +252,8 @@ mod tests {
 
     #[test]
     fn upstreams_are_told_a_chain_that_only_trusted_proxies_wrote() {
-        let sent = headers(&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-host", "outer")]);
+        let sent =
+            headers(&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-host", "outer")]);
         let told = |through_proxy, send_forwarded| -> Vec<Option<String>> {
             let client = ClientAddress { ip: "192.0.2.1".parse().unwrap(), scheme: Scheme::Https, through_proxy };
             forwarded_headers(&connection("fd00::1"), &client, &sent, "api.example.com", send_forwarded)

@@ -94,18 +94,14 @@ impl Unit {
     }
 }
 
-fn open(
-    index: usize,
-    config: &ListenerConfig,
-    metrics: &Metrics,
-) -> Result<(TcpListener, Arc<Listener>), StartError> {
+fn open(index: usize, config: &ListenerConfig, metrics: &Metrics) -> Result<(TcpListener, Arc<Listener>), StartError> {
     let address = config.address;
     let tls = config
         .tls
         .as_ref()
         .map(|tls| Certificates::load(tls, config.http2))
         .transpose()
-        .map_err(|cause| StartError::Tls { address, cause })?;
+        .map_err(|cause| StartError::Tls { address, cause: Box::new(cause) })?;
     let bound = |cause| StartError::Bind { address, cause };
     let socket = bind(address, config.backlog).map_err(bound)?;
     let real: SocketAddr = socket.local_addr().map_err(bound)?;

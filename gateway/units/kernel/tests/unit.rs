@@ -200,7 +200,7 @@ async fn a_stopped_task_has_read_the_last_counts_left_no_probe_and_runs_again() 
     stopper.stop();
     let mut task = tokio::time::timeout(Duration::from_secs(5), task).await.expect("it ends soon").unwrap();
     assert_eq!(handle.health().get(), State::Stopped);
-    // The first reading came before the connection, and the next would have come in a minute.
+    // The next regular reading would have come in a minute.
     let page = encode(&registry);
     assert!(page.contains("sluice_kernel_connects_total{upstream=\"orders\"} 1\n"), "{page}");
     assert_eq!(handle.endpoint(&address), None);

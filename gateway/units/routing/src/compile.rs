@@ -159,7 +159,10 @@ fn refuse_contradictions(spec: &RouteSpec, faults: &mut Faults) {
         [(spec.has_upstream, "upstream"), (spec.redirect.is_some(), "redirect"), (spec.answer.is_some(), "answer")];
     let given: Vec<_> = given.iter().filter(|(given, _)| *given).map(|(_, key)| *key).collect();
     match given.as_slice() {
-        [] => faults.error(&spec.at, "the route does nothing: expected one of upstream, redirect, answer"),
+        [] => faults.push(
+            Fault::error(&spec.at, "the route does nothing: expected one of upstream, redirect, answer")
+                .help("name the upstream that its requests go to"),
+        ),
         [_] => {}
         several => faults.error(&spec.at, format!("the route has {}: expected one of them", several.join(" and "))),
     }

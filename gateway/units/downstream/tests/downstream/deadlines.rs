@@ -107,7 +107,8 @@ async fn a_body_that_drips_is_answered_408_though_it_never_stops() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_that_the_application_takes_is_not_the_clients() {
-    let edge = edge(json!({"timeouts": {"body": "100ms", "header": "100ms", "idle": "100ms", "body_grace": "100ms"}})).await;
+    let edge =
+        edge(json!({"timeouts": {"body": "100ms", "header": "100ms", "idle": "100ms", "body_grace": "100ms"}})).await;
     let mut client = edge.connect().await;
     client.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
     edge.app.waiting.notified().await;

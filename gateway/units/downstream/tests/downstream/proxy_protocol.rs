@@ -19,7 +19,8 @@ async fn both_versions_tell_the_client_even_a_byte_at_a_time() {
     let edge = behind("127.0.0.0/8").await;
     let mut binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     binary.extend([192, 0, 2, 2, 10, 0, 0, 1, 0x10, 0, 0, 80]);
-    let headers = [(b"PROXY TCP4 192.0.2.1 10.0.0.1 4096 80\r\n".to_vec(), "192.0.2.1:4096"), (binary, "192.0.2.2:4096")];
+    let headers =
+        [(b"PROXY TCP4 192.0.2.1 10.0.0.1 4096 80\r\n".to_vec(), "192.0.2.1:4096"), (binary, "192.0.2.2:4096")];
     for (header, client) in headers {
         let all = [&header, REQUEST.as_bytes()].concat();
         assert_eq!(status(&edge.exchange(&all).await), 200);

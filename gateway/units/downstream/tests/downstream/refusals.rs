@@ -1,8 +1,8 @@
 //! What is no request is answered, counted, and never seen by the application.
 
+use crate::world::{edge, edge_with_route_limit, status};
 use serde_json::json;
 use sluice_downstream::Breach;
-use crate::world::{edge, edge_with_route_limit, status};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_bad_head_of_the_golden_list_is_answered_counted_and_closed() {
@@ -14,7 +14,10 @@ async fn every_bad_head_of_the_golden_list_is_answered_counted_and_closed() {
         let before = edge.refused(breach.slug());
         let response = edge.exchange(text).await;
         assert_eq!(status(&response), breach.reason().status().as_u16(), "{text:?}: {response:?}");
-        assert!(response.contains("application/problem+json") && response.contains("connection: close"), "{response:?}");
+        assert!(
+            response.contains("application/problem+json") && response.contains("connection: close"),
+            "{response:?}"
+        );
         assert!(response.contains(&format!("urn:sluice:problem:{}", breach.reason().slug())), "{response:?}");
         assert_eq!(edge.refused(breach.slug()), before + 1.0, "{text:?}");
     }
@@ -39,10 +42,14 @@ async fn a_body_beyond_the_limit_is_answered_413_before_or_while_it_comes() {
     let counted = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1025\r\n\r\n";
     assert_eq!(status(&edge.exchange(counted).await), 413);
     assert_eq!(edge.app.so_far().await, []);
-    let chunked = format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n{}\r\n1\r\nx\r\n0\r\n\r\n", "x".repeat(1024));
+    let chunked = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n{}\r\n1\r\nx\r\n0\r\n\r\n",
+        "x".repeat(1024)
+    );
     assert_eq!(status(&edge.exchange(chunked).await), 413);
     assert_eq!(edge.app.next().await.body, None);
-    let exact = format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1024\r\n\r\n{}", "x".repeat(1024));
+    let exact =
+        format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1024\r\n\r\n{}", "x".repeat(1024));
     assert_eq!(status(&edge.exchange(exact).await), 200);
     assert_eq!(edge.refused("body-size"), 2.0);
     edge.stop().await;
@@ -52,7 +59,12 @@ async fn a_body_beyond_the_limit_is_answered_413_before_or_while_it_comes() {
 async fn a_route_may_lower_the_limit_on_bodies() {
     let edge = edge_with_route_limit(4).await;
     assert_eq!(status(&edge.exchange("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").await), 413);
-    assert_eq!(status(&edge.exchange("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nhell").await), 200);
+    assert_eq!(
+        status(
+            &edge.exchange("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nhell").await
+        ),
+        200
+    );
     edge.stop().await;
 }
 

@@ -1,7 +1,7 @@
 //! Requests on one HTTP/1 connection: each is handed on whole, and alone.
 
-use serde_json::json;
 use crate::world::{edge, status};
+use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_carries_many_requests() {
@@ -46,7 +46,8 @@ async fn pipelined_requests_are_served_in_order_each_with_its_own_body() {
 async fn a_request_is_the_same_however_its_bytes_arrive() {
     let edge = edge(json!({})).await;
     let mut client = edge.connect().await;
-    let request = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3\r\n...\r\n0\r\n\r\n";
+    let request =
+        b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3\r\n...\r\n0\r\n\r\n";
     for byte in request {
         client.send([*byte]).await;
         tokio::task::yield_now().await;
@@ -112,7 +113,8 @@ async fn http_1_0_ends_with_its_answer_unless_it_asks_to_stay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn close_among_other_connection_options_is_honoured() {
     let edge = edge(json!({})).await;
-    let response = edge.exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nConnection: x, close\r\n\r\n").await;
+    let response =
+        edge.exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nConnection: x, close\r\n\r\n").await;
     assert_eq!(status(&response), 200);
     edge.stop().await;
 }

@@ -57,7 +57,10 @@ fn handshakes(edge: &Edge, outcome: &str) -> f64 {
 
 /// The edge counts a handshake after it has closed it.
 async fn counted(edge: &Edge, outcome: &str, times: f64) {
-    eventually(format_args!("{outcome} to be counted"), || async { (handshakes(edge, outcome) == times).then_some(()) }).await;
+    eventually(format_args!("{outcome} to be counted"), || async {
+        (handshakes(edge, outcome) == times).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -65,7 +65,9 @@ impl Teller {
 
     /// The next request that came through.
     pub(crate) async fn next(&self) -> Saw {
-        within("a request to come through", async { self.seen.lock().await.recv().await }).await.expect("an application")
+        within("a request to come through", async { self.seen.lock().await.recv().await })
+            .await
+            .expect("an application")
     }
 
     /// The requests that came through so far and were not looked at.
@@ -77,7 +79,11 @@ impl Teller {
 
 #[async_trait]
 impl HttpServerApp for Teller {
-    async fn process_new_http(self: &Arc<Self>, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
         if !session.read_request().await.ok()? {
             return None;
         }
@@ -279,7 +285,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let length = head
             .to_ascii_lowercase()
             .lines()
-            .find_map(|line| line.strip_prefix("content-length: ").and_then(|length| length.trim().parse::<usize>().ok()))
+            .find_map(|line| {
+                line.strip_prefix("content-length: ").and_then(|length| length.trim().parse::<usize>().ok())
+            })
             .unwrap_or(0);
         while self.unread.len() < end + length {
             assert!(self.read_more().await, "closed within a body");

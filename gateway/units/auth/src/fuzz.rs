@@ -1,0 +1,87 @@
+//! Ways in for the fuzz targets (`gateway/fuzz`), which see only what is public. They are no part of this crate's
+//! interface, decide nothing, and make no [`Verified`](crate::Verified): nothing else should call them.
+
+use http::HeaderMap;
+use serde_json::{Map, Value};
+use sluice_vocabulary::{Identity, IssuerName};
+
+use crate::algorithm::{Algorithm, AlgorithmSet};
+use crate::base64url;
+use crate::bearer::{self, Found};
+use crate::claims::{self, Rules};
+use crate::jwk::{KeySet, Lookup};
+use crate::jws::{Compact, Header, MAX_SIGNATURE};
+use crate::strict_json;
+
+/// The longest token read here, well above any fuzzer's inputs.
+const LONGEST: usize = 64 * 1024;
+
+/// The object that `bytes` are, read strictly.
+pub fn strict_object(bytes: &[u8]) -> Option<Map<String, Value>> {
+    strict_json::object(bytes).ok()
+}
+
+/// The names of the same object's members in their order, by the reader for headers.
+pub fn strict_names(bytes: &[u8]) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    let each = |name: &str, _: strict_json::Member<'_>| {
+        names.push(name.to_owned());
+        Ok(())
+    };
+    strict_json::flat_members(bytes, each).ok()?;
+    Some(names)
+}
+
+/// What follows `Bearer` in a request's header, if it has the form of a token.
+pub fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
+    match bearer::find(headers) {
+        Found::Token(token) if bearer::is_token(token) => Some(token),
+        _ => None,
+    }
+}
+
+/// Everything that verification reads of a token, but for the signature's being right: its algorithm, and the identity it
+/// would stand for with an issuer whose audience is `audience`, without leeway.
+pub fn read_token(token: &[u8], issuer: &IssuerName, audience: &str, now: u64) -> Option<(Algorithm, Identity)> {
+    let compact = Compact::split(token, LONGEST).ok()?;
+    let header = base64url::decode(compact.header).ok()?;
+    let header = Header::parse(&header).ok()?;
+    let payload = base64url::decode(compact.payload).ok()?;
+    let claims = strict_json::object(&payload).ok()?;
+    compact.decode_signature(&mut [0; MAX_SIGNATURE]).ok()?;
+    let rules = Rules { audiences: Some(vec![audience.into()]), leeway: 0 };
+    let expires_at = rules.judge(&claims, now).ok()?;
+    Some((header.algorithm, claims::identity(issuer, claims, expires_at).ok()?))
+}
+
+/// Bytes as JOSE encodes them.
+pub fn encode(bytes: &[u8]) -> String {
+    base64url::encode(bytes)
+}
+
+/// How many keys a set holds that can verify a signature, where it is a set at all. Each must be found again by its own
+/// name and algorithm, and none may be taken for withdrawn when the same set is read a second time.
+///
+/// # Errors
+/// What was not so.
+pub fn key_set(json: &[u8]) -> Result<Option<usize>, &'static str> {
+    let read = || KeySet::parse(json, Algorithm::ALL.into_iter().collect::<AlgorithmSet>()).ok();
+    let (Some(first), Some(second)) = (read(), read()) else { return Ok(None) };
+    for key in first.keys() {
+        for algorithm in key.algorithms() {
+            let Lookup::Candidates(candidates) = first.lookup(key.kid(), algorithm) else {
+                return Err("a key is not found by its own name");
+            };
+            if candidates.iter().any(|candidate| candidate.verifies(algorithm, b"message", b"signature")) {
+                return Err("a key verifies what it never signed");
+            }
+        }
+        if key.algorithms().next().is_none() {
+            return Err("a key is for nothing");
+        }
+    }
+    match second.succeed(Some(&first)) {
+        (_, true) => Err("a key was withdrawn by its own set"),
+        (same, false) => Ok(Some(same.keys().len())),
+    }
+}
