@@ -38,6 +38,8 @@ pub(crate) struct Request {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) _active: ActiveRequest,
 
+    /// Its id, known before anything can be refused: every answer carries it.
+    pub(crate) id: Option<RequestId>,
     /// 1. It arrived: where from, under which names.
     pub(crate) arrived: Option<Arrived>,
     /// 2. Its route.
@@ -67,9 +69,8 @@ pub(crate) struct Request {
     pub(crate) refused: Option<Reason>,
     /// Why, in the operator's words.
     pub(crate) internal: Option<Box<str>>,
-    /// Body bytes from the client, and toward it.
+    /// Body bytes from the client so far.
     pub(crate) bytes_in: u64,
-    pub(crate) bytes_out: u64,
 }
 
 /// A request that was taken in: its identifiers, its sender, its place in flight.
@@ -110,6 +111,7 @@ impl Request {
             started_at: SystemTime::now(),
             snapshot,
             _active: active,
+            id: None,
             arrived: None,
             matched: None,
             verified: None,
@@ -128,7 +130,6 @@ impl Request {
             refused: None,
             internal: None,
             bytes_in: 0,
-            bytes_out: 0,
         }
     }
 
@@ -139,7 +140,7 @@ impl Request {
 
     /// The request's id, or nothing before it has one.
     pub(crate) fn id(&self) -> &str {
-        self.arrived.as_ref().map_or("", |arrived| arrived.id.as_str())
+        self.id.as_ref().map_or("", RequestId::as_str)
     }
 }
 

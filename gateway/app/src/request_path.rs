@@ -119,12 +119,16 @@ impl RequestPath {
     }
 
     /// Step 1.
-    fn arrive(&self, session: &mut Session, request: &Request) -> Result<Arrived, Refusal> {
-        let in_flight = self.units.shedder.enter()?;
+    fn arrive(&self, session: &mut Session, request: &mut Request) -> Result<Arrived, Refusal> {
         let internal = |why: &str| Refusal::new(Reason::Internal).internal(why);
         let digest = session.digest().ok_or_else(|| internal("a session without a digest"))?;
         let connection = sluice_downstream::connection(digest).ok_or_else(|| internal("a session without a connection"))?;
         let connection = Arc::clone(connection);
+        let snapshot = Arc::clone(&request.snapshot);
+        let client = self.units.downstream.resolve_client(&connection, &session.req_header().headers);
+        let id = snapshot.tracing.request_id(&session.req_header().headers, client.through_proxy);
+        request.id = Some(id);
+        let in_flight = self.units.shedder.enter()?;
 
         if session.is_http2() {
             // HTTP/1 was held against its grammar by the guard; here the frames were, and the fields are now.
@@ -133,10 +137,7 @@ impl RequestPath {
             session.set_write_timeout(Some(self.units.downstream.write_timeout()));
         }
         let header = session.req_header_mut();
-        let client = self.units.downstream.resolve_client(&connection, &header.headers);
-        let tracing = &request.snapshot.tracing;
-        let id = tracing.request_id(&header.headers, client.through_proxy);
-        let trace = tracing.context(&header.headers, client.through_proxy);
+        let trace = snapshot.tracing.context(&header.headers, client.through_proxy);
         self.units.downstream.admit_address(client.ip, self.units.clock.now())?;
         let host = host_of(header)?;
         // What is matched, authorised and forwarded is one and the same path.
@@ -146,9 +147,9 @@ impl RequestPath {
         let version = header.version;
         let arrived = Arrived { id, trace, connection, client, host, version, _in_flight: in_flight };
         // Identity is the gateway's to say: what clients say of it goes before anybody can believe it.
-        if !request.snapshot.stripped.names().is_empty() {
+        if !snapshot.stripped.names().is_empty() {
             let spoofed: Vec<HeaderName> =
-                header.headers.keys().filter(|name| request.snapshot.stripped.covers(name)).cloned().collect();
+                header.headers.keys().filter(|name| snapshot.stripped.covers(name)).cloned().collect();
             for name in spoofed {
                 header.remove_header(&name);
             }
@@ -477,11 +478,10 @@ impl ProxyHttp for RequestPath {
     fn response_body_filter(
         &self,
         _session: &mut Session,
-        body: &mut Option<Bytes>,
+        _body: &mut Option<Bytes>,
         _end_of_stream: bool,
         request: &mut Request,
     ) -> Result<Option<Duration>> {
-        request.bytes_out += body.as_ref().map_or(0, |piece| piece.len() as u64);
         self.keep_time(request).map(|()| None)
     }
 
@@ -542,6 +542,12 @@ impl ProxyHttp for RequestPath {
     /// Pingora's own line about a failure says less than our access record does, and says it in another form.
     fn suppress_error_log(&self, _session: &Session, _request: &Request, _error: &Error) -> bool {
         true
+    }
+
+    /// Without the query, which carries tokens and personal data.
+    fn request_summary(&self, session: &Session, request: &Request) -> String {
+        let header = session.req_header();
+        format!("{} {}, request {}", header.method, header.uri.path(), request.id())
     }
 
     fn suppress_proxy_warn_log(
@@ -687,7 +693,7 @@ fn record(session: &Session, error: Option<&Error>, request: &Request, status: u
         refusal: request.refused.map(Reason::slug),
         error: request.internal.as_deref().or(error.as_deref()),
         bytes_in: request.bytes_in,
-        bytes_out: request.bytes_out,
+        bytes_out: session.body_bytes_sent() as u64,
         duration,
         plugins: (!request.plugin_time.is_zero()).then_some(request.plugin_time),
         upstream: request.route().and_then(|route| route.upstream.as_ref()).map(|name| name.as_str()),

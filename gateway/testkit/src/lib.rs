@@ -63,7 +63,7 @@ pub use certificates::{Authority, Certificate, authority};
 pub use client::raw::{RawConnection, RawResponse, raw, raw_tls};
 pub use client::{Client, Connection, Protocol, RequestBuilder, Response, client};
 pub use gateway::log::LogLine;
-pub use gateway::{Gateway, GatewayBuilder, Outcome, binary, gateway, run_to_end};
+pub use gateway::{Gateway, GatewayBuilder, Outcome, binary, gateway, run_to_end, run_to_end_unprivileged};
 pub use issuer::keys::{Algorithm, SigningKey};
 pub use issuer::token::TokenBuilder;
 pub use issuer::{Issuer, IssuerBuilder, Jwks, issuer};

@@ -28,11 +28,10 @@ pub(crate) fn read(file: &Path) -> Result<Loaded, Faults> {
     let source = Source::read(file).map_err(|e| Faults::Unreadable(e.to_string()))?;
     let document = Document::parse(&source).map_err(Faults::Faulty)?;
     let accepted = sluice_config::load::<Config>(&document)
+        .prepared(|config| config.resolve_paths(folder_of(file)))
         .check(|config, faults| config.validate(faults))
         .map_err(Faults::Faulty)?;
-    let mut config = accepted.config;
-    config.resolve_paths(folder_of(file));
-    Ok(Loaded { config, warnings: accepted.warnings, document })
+    Ok(Loaded { config: accepted.config, warnings: accepted.warnings, document })
 }
 
 /// The folder that a configuration's relative paths start from.

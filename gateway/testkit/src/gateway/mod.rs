@@ -26,6 +26,7 @@ pub struct GatewayBuilder {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     binary: Option<PathBuf>,
+    unprivileged: bool,
 }
 
 /// A running gateway. Dropping it kills the process; [`stop`](Self::stop) ends it as an operator would.
@@ -72,7 +73,17 @@ pub fn binary() -> PathBuf {
 
 /// Runs the binary with these arguments until it ends, which must be soon: `sluice check`, `schema`, `token`.
 pub async fn run_to_end(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Outcome {
-    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    outcome_of(Command::new(binary()).args(arguments)).await
+}
+
+/// The same as the user `nobody`, without groups or capabilities, where the test itself runs as root.
+pub async fn run_to_end_unprivileged(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Outcome {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    outcome_of(command_of_nobody(&binary(), folder.path()).args(arguments)).await
+}
+
+async fn outcome_of(command: &mut Command) -> Outcome {
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = within("sluice to end", output).await.expect("a binary that starts");
     Outcome {
         code: output.status.code(),
@@ -125,6 +136,14 @@ impl GatewayBuilder {
         self
     }
 
+    /// Runs it as the user `nobody`, without groups or capabilities, where the test itself runs as root; elsewhere it has
+    /// no privileges anyway.
+    #[must_use]
+    pub fn unprivileged(mut self) -> Self {
+        self.unprivileged = true;
+        self
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Panics
@@ -137,7 +156,8 @@ impl GatewayBuilder {
             address.parse().unwrap_or_else(|_| panic!("no address of host and port in {}", line.text))
         };
         gateway.addresses = lines.iter().filter(|line| line.message() == "listening").map(address_of).collect();
-        gateway.admin = lines.iter().find(|line| line.message() == "admin listening").map(address_of);
+        let admin = lines.iter().find(|line| line.message() == "admin listening");
+        gateway.admin = admin.and_then(|line| line.field("address")?.parse().ok());
         gateway
     }
 
@@ -164,7 +184,10 @@ impl GatewayBuilder {
             std::fs::write(path, content).expect("a file in a temporary folder");
         }
         write_config(folder.path(), &self.config, &self.values);
-        let mut child = Command::new(self.binary.unwrap_or_else(binary))
+        let binary = self.binary.unwrap_or_else(binary);
+        let mut command =
+            if self.unprivileged { command_of_nobody(&binary, folder.path()) } else { Command::new(binary) };
+        let mut child = command
             .arg("run")
             .arg("-c")
             .arg(config_path(folder.path()))
@@ -330,6 +353,32 @@ impl Gateway {
             Ok(Ok(lines)) => lines.clone(),
             Ok(Err(_)) => panic!("waited for {what}, but the process ended; it said:\n{}", text_of(&self.log.borrow())),
             Err(_) => panic!("waited in vain for {what}; the gateway said:\n{}", text_of(&self.log.borrow())),
+        }
+    }
+}
+
+/// The user and group `nobody` of Debian and most other distributions.
+const NOBODY: u32 = 65_534;
+
+/// The binary as `nobody` runs it, who is handed `folder` with everything in it. A copy of the binary is put there, since
+/// the folders above the one that was built may be closed to others.
+fn command_of_nobody(binary: &Path, folder: &Path) -> Command {
+    if !rustix::process::geteuid().is_root() {
+        return Command::new(binary);
+    }
+    let copy = folder.join("sluice");
+    std::fs::copy(binary, &copy).expect("a copy of the binary");
+    give_away(folder);
+    let mut command = Command::new(copy);
+    command.uid(NOBODY).gid(NOBODY).env("TMPDIR", folder);
+    command
+}
+
+fn give_away(path: &Path) {
+    std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("a file given to nobody, by root");
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("a folder to list") {
+            give_away(&entry.expect("an entry of a folder").path());
         }
     }
 }

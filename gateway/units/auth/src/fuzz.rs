@@ -65,7 +65,7 @@ pub fn encode(bytes: &[u8]) -> String {
 /// # Errors
 /// What was not so.
 pub fn key_set(json: &[u8]) -> Result<Option<usize>, &'static str> {
-    let read = || KeySet::parse(json, Algorithm::ALL.into_iter().collect::<AlgorithmSet>()).ok();
+    let read = || KeySet::parse(json, Algorithm::ALL.iter().collect::<AlgorithmSet>()).ok();
     let (Some(first), Some(second)) = (read(), read()) else { return Ok(None) };
     for key in first.keys() {
         for algorithm in key.algorithms() {

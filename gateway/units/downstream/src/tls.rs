@@ -102,9 +102,17 @@ pub(crate) struct Certificates {
 #[derive(Debug)]
 struct Source {
     config: TlsConfig,
-    /// A digest of the files that the configuration in force was made of, and of those that last failed.
+    /// A digest of the files that the configuration in force was made of.
     used: [u8; 32],
-    failed: Option<[u8; 32]>,
+    failed: Option<Failure>,
+}
+
+/// Files that cannot be used, as last seen.
+#[derive(Debug, Clone, Copy)]
+struct Failure {
+    digest: [u8; 32],
+    /// Whether they were seen twice, and said.
+    told: bool,
 }
 
 /// What a look at the files found.
@@ -152,29 +160,33 @@ impl Certificates {
     /// Looks at the files. By their content: times and sizes can stay the same over a change, and they are small.
     /// Blocking; not for a runtime's own threads.
     pub(crate) fn refresh(&self) -> Refreshed {
-        let mut source = self.source.lock();
-        let files = match Files::read(&source.config) {
-            Ok(files) if files.digest == source.used => {
-                return if source.failed.take().is_some() { Refreshed::Changed } else { Refreshed::Unchanged };
-            }
-            Ok(files) if source.failed == Some(files.digest) => return Refreshed::StillFailed,
-            Ok(files) => files,
-            Err(_) if source.failed == Some(UNREADABLE) => return Refreshed::StillFailed,
-            Err(error) => {
-                source.failed = Some(UNREADABLE);
-                return Refreshed::Failed(error);
-            }
-        };
-        match files.server_config(&source.config, &self.alpn, &self.tickets) {
-            Ok(server) => {
-                source.used = files.digest;
+        let source = &mut *self.source.lock();
+        let files = Files::read(&source.config);
+        let digest = files.as_ref().map_or(UNREADABLE, |files| files.digest);
+        if digest == source.used {
+            let told = source.failed.take().is_some_and(|failure| failure.told);
+            return if told { Refreshed::Changed } else { Refreshed::Unchanged };
+        }
+        if source.failed.is_some_and(|failure| failure.told && failure.digest == digest) {
+            return Refreshed::StillFailed;
+        }
+        let server = files.and_then(|files| files.server_config(&source.config, &self.alpn, &self.tickets));
+        match (server, source.failed) {
+            (Ok(server), _) => {
+                source.used = digest;
                 source.failed = None;
                 self.current.store(Arc::new(server));
                 Refreshed::Changed
             }
-            Err(error) => {
-                source.failed = Some(files.digest);
+            (Err(error), Some(failure)) if failure.digest == digest => {
+                source.failed = Some(Failure { digest, told: true });
                 Refreshed::Failed(error)
+            }
+            // A certificate and its key are two files: what fits not now may be half of a change, and fit at the next look.
+            (Err(_), before) => {
+                let told = before.is_some_and(|failure| failure.told);
+                source.failed = Some(Failure { digest, told: false });
+                if told { Refreshed::StillFailed } else { Refreshed::Unchanged }
             }
         }
     }

@@ -1,0 +1,54 @@
+//! What says who asks.
+
+use serde_json::Value;
+use sluice_auth::fuzz;
+use sluice_vocabulary::IssuerName;
+
+const NOW: u64 = 1_700_000_000;
+
+/// Of a token, or of the header and the claims of one on a line each, nothing is accepted that is past its expiry, for
+/// another audience, or without a place in a request.
+pub fn token(bytes: &[u8]) {
+    judge(bytes);
+    let (header, claims) = crate::first_line(bytes);
+    judge(format!("{}.{}.c2lnbmF0dXJl", fuzz::encode(header), fuzz::encode(claims)).as_bytes());
+}
+
+fn judge(token: &[u8]) {
+    let issuer = IssuerName::new("corp").expect("a name");
+    let Some((_, identity)) = fuzz::read_token(token, &issuer, "edge", NOW) else { return };
+    assert!(identity.expires_at > NOW);
+    assert!(identity.scopes.iter().all(|scope| !scope.is_empty()) || !identity.claims["scope"].is_string());
+    let audience = &identity.claims["aud"];
+    let ours = |value: &Value| value == "edge";
+    assert!(ours(audience) || audience.as_array().is_some_and(|list| list.iter().any(ours)));
+    assert!(identity.claims.get("nbf").is_none_or(|nbf| nbf.as_f64().is_some_and(|nbf| nbf <= NOW as f64)));
+
+    let mut headers = http::HeaderMap::new();
+    let field = [b"Bearer ", token].concat();
+    headers.insert("authorization", http::HeaderValue::from_bytes(&field).expect("a token fits in a field"));
+    assert_eq!(fuzz::bearer_token(&headers), Some(token));
+}
+
+/// What is read strictly, serde_json reads alike; and the reader for headers takes nothing that the other refuses.
+pub fn strict_json(bytes: &[u8]) {
+    let strict = fuzz::strict_object(bytes);
+    if let Some(object) = &strict {
+        let lenient: Value = serde_json::from_slice(bytes).expect("strict JSON is JSON");
+        assert_eq!(lenient, Value::Object(object.clone()));
+        let written = serde_json::to_vec(object).expect("it can be written");
+        assert!(fuzz::strict_object(&written).is_some(), "what was read strictly is refused once written");
+    }
+    if let Some(names) = fuzz::strict_names(bytes) {
+        let object = strict.expect("the reader for headers takes what the other refuses");
+        assert!(names.iter().eq(object.keys()), "two readers, two orders or names");
+    }
+}
+
+/// Every key that is taken from a set can be found and is for something, and the same set read again withdraws none.
+pub fn key_set(bytes: &[u8]) {
+    match fuzz::key_set(bytes) {
+        Ok(keys) => assert!(keys.is_none_or(|count| count <= 64)),
+        Err(broken) => panic!("{broken}"),
+    }
+}
