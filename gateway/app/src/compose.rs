@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sluice_resilience::Shedder;
 use sluice_telemetry::sink::{OpenError, SinkMetrics};
 use sluice_telemetry::{AccessLog, AccessLogConfig, LogHandle, MetricsRoot, RequestMetrics};
@@ -133,6 +134,7 @@ impl Gateway {
             .map_err(|e| StartError::machine("the background runtime could not be made", e))?;
         let _inside = background.enter();
 
+        raise_descriptor_limit(config.downstream.limits.connections.get());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
         let mut metrics = MetricsRoot::new(env!("CARGO_PKG_VERSION"));
@@ -318,6 +320,23 @@ impl LatePage {
 impl MetricsPage for LatePage {
     fn encode(&self) -> String {
         self.0.get().map_or_else(String::new, |page| page.encode())
+    }
+}
+
+/// A proxied connection takes three descriptors (the client's, the upstream's, and the handle that cuts it at its
+/// deadline). Raises the process's soft limit so far, as far as the hard limit allows, and says where that is too little.
+fn raise_descriptor_limit(connections: usize) {
+    let wanted = 3 * connections as u64 + 1024;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let reachable = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    limit.current = Some(reachable);
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(error = %error, "the limit of open files could not be raised");
+    } else if reachable < wanted {
+        tracing::warn!(limit = reachable, wanted, connections, "fewer files may be open than the configured connections need");
     }
 }
 

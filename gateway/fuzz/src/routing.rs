@@ -47,7 +47,7 @@ fn spec(index: usize, route: &Value) -> RouteSpec {
         route.get(key).map(|value| serde_json::from_value(value.clone()).expect("the routes above are fine"))
     }
     RouteSpec {
-        name: RouteName::new(format!("r{index}")).expect("a name"),
+        name: RouteName::new(&format!("r{index}")).expect("a name"),
         at: Path::root(),
         r#match: part::<Match>(route, "match").unwrap_or_default(),
         rewrite: part(route, "rewrite"),
@@ -71,7 +71,8 @@ pub fn routing(bytes: &[u8]) {
     let Some((name, _)) = host::split(named) else { return };
     let Ok(normal) = normalise_path(target, EncodedSlash::Keep) else { return };
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-    let headers = crate::header(lines, &["x-v", "origin", "access-control-request-method", "access-control-request-headers"]);
+    let headers =
+        crate::header(lines, &["x-v", "origin", "access-control-request-method", "access-control-request-headers"]);
     let address = SocketAddr::from(([192, 0, 2, 7], 4711));
     let connection =
         Connection { id: 1, peer: address, local: address, client: address, tls: None, cookie: None, listener: 0 };
@@ -89,7 +90,7 @@ pub fn routing(bytes: &[u8]) {
 
     let takers: Vec<_> = (0..count()).filter(|&index| ALONE[index].lookup(&request).is_ok()).collect();
     let Ok(matched) = TABLE.lookup(&request) else {
-        assert_eq!(takers, [], "a route that takes the request alone does not among others");
+        assert!(takers.is_empty(), "a route that takes the request alone does not among others");
         return;
     };
     assert!(takers.contains(&matched.index()), "a route wins that would not take the request alone");

@@ -7,7 +7,7 @@ use sluice_config::Diagnostic;
 use sluice_downstream::config::EncodedSlash;
 use sluice_routing::{Question, Table};
 
-use super::{Failure, load};
+use super::{Failure, load, say};
 use crate::config::Config;
 use crate::snapshot::specs;
 
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let loaded = match load::read(&arguments.config) {
         Ok(loaded) => loaded,
         Err(load::Faults::Faulty(diagnostics)) if arguments.json => {
-            println!("{:#}", report(&arguments.config, &diagnostics, None));
+            say(format_args!("{:#}\n", report(&arguments.config, &diagnostics, None)))?;
             return Err(Failure::usage(count(&diagnostics)));
         }
         Err(faults) => return Err(Failure::Usage(faults.for_terminal())),
@@ -59,13 +59,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     if arguments.json {
         let told = explanation.as_ref().and_then(|explanation| serde_json::to_value(explanation).ok());
-        println!("{:#}", report(&arguments.config, &diagnostics, told));
+        say(format_args!("{:#}\n", report(&arguments.config, &diagnostics, told)))?;
     } else {
         eprint!("{}", sluice_config::render::text(&diagnostics, load::colours()));
         match &explanation {
-            Some(explanation) => println!("{explanation}"),
+            Some(explanation) => say(format_args!("{explanation}\n"))?,
             None if diagnostics.iter().any(Diagnostic::is_error) => {}
-            None => println!("{}: {}", arguments.config.display(), summary(&loaded.config, &diagnostics)),
+            None => {
+                let summary = summary(&loaded.config, &diagnostics);
+                say(format_args!("{}: {summary}\n", arguments.config.display()))?;
+            }
         }
     }
     if diagnostics.iter().any(Diagnostic::is_error) { Err(Failure::usage(count(&diagnostics))) } else { Ok(()) }

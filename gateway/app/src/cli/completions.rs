@@ -13,6 +13,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    clap_complete::generate(arguments.shell, &mut super::Arguments::command(), "sluice", &mut std::io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut super::Arguments::command(), "sluice", &mut script);
+    super::say(String::from_utf8_lossy(&script))
 }

@@ -105,8 +105,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     match &arguments.look {
         Look::Doctor { json } => {
-            print!("{}", sluice_kernel::cli::doctor(*json));
-            Ok(())
+            super::say(sluice_kernel::cli::doctor(*json))
         }
         Look::Top(top) => sluice_kernel::cli::top(&top.options()).map_err(told),
         Look::Events(events) => {

@@ -9,6 +9,7 @@ mod run;
 mod schema;
 mod token;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,17 @@ impl Failure {
 
     pub(crate) fn usage(why: impl std::fmt::Display) -> Self {
         Self::Usage(why.to_string())
+    }
+}
+
+/// Writes to standard output. A reader that has gone away (`| head`) wants no more, which is no failure.
+pub(crate) fn say(text: impl std::fmt::Display) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.to_string().as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Run(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 

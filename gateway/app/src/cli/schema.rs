@@ -3,6 +3,5 @@
 use super::Failure;
 
 pub(crate) fn run() -> Result<(), Failure> {
-    print!("{}", crate::config::schema());
-    Ok(())
+    super::say(crate::config::schema())
 }

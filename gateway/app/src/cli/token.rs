@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use sluice_vocabulary::clock::{Clock, SystemClock};
 use sluice_vocabulary::measure::Span;
 
-use super::Failure;
+use super::{Failure, say};
 
 /// What `mint` and `inspect` take.
 #[derive(Debug, clap::Args)]
@@ -82,11 +82,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             let key = read_key(&mint.key, mint.alg)?;
             if mint.jwks {
                 let set = key_set(&key, mint.alg, &mint.kid).map_err(Failure::usage)?;
-                println!("{set:#}");
+                say(format_args!("{set:#}\n"))
             } else {
-                println!("{}", mint_token(mint, &key)?);
+                say(format_args!("{}\n", mint_token(mint, &key)?))
             }
-            Ok(())
         }
         Action::Inspect(inspect) => show(inspect),
     }
@@ -150,18 +149,17 @@ fn show(inspect: &Inspect) -> Result<(), Failure> {
     let header = part("header", header)?;
     let claims = part("claims", claims)?;
     if inspect.json {
-        println!("{:#}", json!({ "header": header, "claims": claims, "signature_checked": false }));
-        return Ok(());
+        return say(format_args!("{:#}\n", json!({ "header": header, "claims": claims, "signature_checked": false })));
     }
-    println!("header  {header:#}\nclaims  {claims:#}");
+    let mut text = format!("header  {header:#}\nclaims  {claims:#}\n");
     let now = SystemClock.unix_seconds();
     for (name, meaning) in [("exp", "expires"), ("nbf", "valid from"), ("iat", "issued")] {
         if let Some(at) = claims.get(name).and_then(Value::as_u64) {
-            println!("{meaning:<10} {}", relative(at, now));
+            text.push_str(&format!("{meaning:<10} {}\n", relative(at, now)));
         }
     }
-    println!("The signature was not checked.");
-    Ok(())
+    text.push_str("The signature was not checked.\n");
+    say(text)
 }
 
 fn part(which: &str, text: &str) -> Result<Value, Failure> {

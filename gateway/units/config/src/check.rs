@@ -54,8 +54,10 @@ pub(crate) struct Report {
     pub(crate) masks: Vec<Span>,
     /// Where the copy differs from the document.
     pub(crate) mended: Vec<Path>,
-    /// The names of what was left out of the copy.
-    pub(crate) dropped: Vec<String>,
+    /// Names of the operator's own that were left out of the copy: what speaks of them, wherever, may follow from that.
+    dropped: Vec<String>,
+    /// Keys left out of the copy, with the mapping that they stood in: what is said there of them may follow from that.
+    dropped_keys: Vec<(Path, String)>,
     /// Elements left out of lists, by the list's place.
     dropped_items: HashMap<Path, Vec<usize>>,
     /// Misspelt keys that were taken as meant, by the place they have in the copy.
@@ -85,6 +87,17 @@ impl Report {
             };
         }
         original
+    }
+
+    /// Whether a fault found in the copy is likely to be none in the document: it lies where the copy was mended, or speaks
+    /// of what was left out.
+    pub(crate) fn accounts_for(&self, path: &Path, message: &str) -> bool {
+        self.is_mended(path)
+            || self.dropped.iter().any(|name| names(message, name))
+            || self
+                .dropped_keys
+                .iter()
+                .any(|(within, key)| path.steps().starts_with(within.steps()) && names(message, key))
     }
 
     /// Whether a place, or something above it, was changed in the copy.
@@ -365,9 +378,9 @@ impl<'a> Walk<'a> {
         let mut settled: Vec<&str> = Vec::new();
         for entry in entries {
             let key = entry.key.as_str();
-            let (name, schema, inherits) = match self.member(entry, parts, &names, entries, path) {
-                Member::Known { name, schema } => (name, schema, false),
-                Member::Free(schema) => (key, schema, secret),
+            let (name, schema, inherits, is_own) = match self.member(entry, parts, &names, entries, path) {
+                Member::Known { name, schema } => (name, schema, false, false),
+                Member::Free(schema) => (key, schema, secret, true),
                 Member::Open => {
                     copy.insert(key.to_owned(), entry.value.value());
                     continue;
@@ -385,7 +398,7 @@ impl<'a> Walk<'a> {
                 }
                 None => {
                     is_whole &= !required(parts).contains(&name);
-                    self.left_out(key);
+                    self.left_out(path, key, is_own);
                 }
             }
         }
@@ -474,7 +487,7 @@ impl<'a> Walk<'a> {
         let message =
             format!("`{}` cannot be a name here: expected one of the form {pattern}", secrets::shown(&entry.key));
         self.note(Fault::error(at, message), entry.key_span);
-        self.left_out(&entry.key);
+        self.left_out(at, &entry.key, true);
     }
 
     /// The first sentence of a schema's description.
@@ -511,12 +524,28 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A part of the copy is missing.
-    fn left_out(&mut self, name: &str) {
-        if self.report.dropped.len() < MOST_FAULTS {
+    /// A part of the mapping at `within` is missing from the copy: something with a name of the operator's own, or what
+    /// stood under one of the mapping's keys.
+    fn left_out(&mut self, within: &Path, name: &str, is_own: bool) {
+        if self.report.dropped.len() + self.report.dropped_keys.len() >= MOST_FAULTS {
+            return;
+        }
+        if is_own {
             self.report.dropped.push(name.to_owned());
+        } else {
+            self.report.dropped_keys.push((within.clone(), name.to_owned()));
         }
     }
+}
+
+/// Whether the text speaks of this name, as a word of its own.
+fn names(text: &str, name: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    text.match_indices(name).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + name.len()..].chars().next();
+        !name.is_empty() && !before.is_some_and(is_part) && !after.is_some_and(is_part)
+    })
 }
 
 /// A fault was noted.

@@ -102,7 +102,7 @@ impl<T> Loaded<'_, T> {
             validate(config, &mut faults);
             for fault in faults.into_vec() {
                 let path = self.report.original(&fault.path);
-                if !self.report.is_mended(&path) && !names_any(&fault.message, &self.report.dropped) {
+                if !self.report.accounts_for(&path, &fault.message) {
                     let span = self.document.span_of(&path);
                     found.push((Fault { path, ..fault }, span));
                 }
@@ -145,17 +145,6 @@ fn place(error: &serde_path_to_error::Error<serde_json::Error>, report: &Report,
     report.original(&path)
 }
 
-/// Whether the text speaks of one of these names, as a word of its own.
-fn names_any(text: &str, names: &[String]) -> bool {
-    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-    names.iter().any(|name| {
-        text.match_indices(name.as_str()).any(|(at, _)| {
-            let before = text[..at].chars().next_back();
-            let after = text[at + name.len()..].chars().next();
-            !name.is_empty() && !before.is_some_and(is_part) && !after.is_some_and(is_part)
-        })
-    })
-}
 
 /// The texts that must not be shown, so that a rule's message that repeats one can be cleared of it.
 fn hidden_texts(root: &Node, masks: &[Span]) -> Vec<String> {
