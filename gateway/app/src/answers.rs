@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
+use pingora_core::protocols::http::HttpTask;
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -80,11 +81,17 @@ async fn send(session: &mut Session, mut response: ResponseHeader, body: Bytes, 
     }
     close_if_much_is_unread(session, &mut response)?;
     let ends_here = no_body_allowed || body.is_empty() || session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(response), ends_here).await?;
-    if !ends_here {
-        session.write_response_body(Some(body), true).await?;
+    if ends_here {
+        return send_head_alone(session, response).await;
     }
-    Ok(())
+    session.write_response_header(Box::new(response), false).await?;
+    session.write_response_body(Some(body), true).await
+}
+
+/// Sends an answer that ends with its header. Over HTTP/2 the header's own frame must say so: the simpler call leaves the
+/// stream open, to be ended later by an empty piece of body or not at all, and gRPC clients take neither for a status.
+async fn send_head_alone(session: &mut Session, response: ResponseHeader) -> Result<()> {
+    session.write_response_tasks(vec![HttpTask::Header(Box::new(response), true)]).await.map(drop)
 }
 
 async fn refuse_grpc(session: &mut Session, refusal: &Refusal, request_id: &str) -> Result<()> {
@@ -96,7 +103,7 @@ async fn refuse_grpc(session: &mut Session, refusal: &Refusal, request_id: &str)
     if let Ok(id) = HeaderValue::from_str(request_id) {
         response.insert_header(X_REQUEST_ID, id)?;
     }
-    session.write_response_header(Box::new(response), true).await
+    send_head_alone(session, response).await
 }
 
 /// On HTTP/1.1 what remains of a request's body must be read before the next request. Where that is much, or its length

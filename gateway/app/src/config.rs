@@ -91,7 +91,7 @@ pub(crate) struct RouteConfig {
     /// Whether answers have no end in sight (server-sent events, long downloads): then `total` does not apply.
     #[serde(default)]
     pub(crate) streaming: bool,
-    /// The largest request body, in place of `downstream.limits.body_size`.
+    /// The largest request body, where it is less than `downstream.limits.body_size`, which holds before the route is known.
     #[serde(default)]
     pub(crate) max_body: Option<ByteSize>,
     /// Compress answers (gzip, brotli or zstd, as the client asks) whose content type is worth it. Default: as the upstream
@@ -133,7 +133,7 @@ pub(crate) fn schema() -> String {
 }
 
 impl Config {
-    /// Everything that is wrong or risky and can be told without opening a file. Paths must have been resolved.
+    /// Everything that is wrong or risky and can be told without opening a file.
     pub(crate) fn validate(&self, faults: &mut Faults) {
         let root = Path::root();
         if self.listeners.is_empty() {
@@ -247,6 +247,16 @@ impl RouteConfig {
             if timeout.is_some_and(Span::is_zero) {
                 faults.error(&at.key("timeouts").key(name), "0s would end every request: expected more");
             }
+        }
+        let most = whole.downstream.limits.body_size;
+        if let Some(own) = self.max_body
+            && most.get() != 0
+            && (own.get() == 0 || own > most)
+        {
+            faults.push(
+                Fault::error(&at.key("max_body"), format!("{own} is not below downstream.limits.body_size ({most})"))
+                    .help("that limit holds before the route is known: raise it there, and lower it on other routes"),
+            );
         }
         if self.streaming && self.timeouts.total.is_some() {
             faults.warning(&at.key("timeouts").key("total"), "a streaming route has no total deadline: this has no effect");

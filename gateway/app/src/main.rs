@@ -12,6 +12,7 @@ mod snapshot;
 mod request_path;
 mod request;
 mod answers;
+mod compression;
 mod reload;
 mod rehearsal;
 

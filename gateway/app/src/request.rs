@@ -52,6 +52,8 @@ pub(crate) struct Request {
     /// 5. What plugins saw, kept for their response side, and the time they took.
     pub(crate) sent_head: Option<Arc<RequestHead>>,
     pub(crate) plugin_time: Duration,
+    /// Fields that plugins had a say in: not the client's to have removed.
+    pub(crate) plugin_fields: SmallVec<[HeaderName; 2]>,
     /// 6. The endpoint of the present try, and what is left of the time.
     pub(crate) deadlines: Option<Deadlines>,
     pub(crate) tried: Tried,
@@ -82,7 +84,8 @@ pub(crate) struct Arrived {
     pub(crate) client: ClientAddress,
     pub(crate) host: Box<str>,
     pub(crate) version: Version,
-    pub(crate) _in_flight: InFlight,
+    /// Its place among the requests in flight; none where there was none to be had.
+    pub(crate) in_flight: Option<InFlight>,
 }
 
 /// What is to be sent in place of what was under way.
@@ -119,6 +122,7 @@ impl Request {
             admitted: None,
             sent_head: None,
             plugin_time: Duration::ZERO,
+            plugin_fields: SmallVec::new(),
             deadlines: None,
             tried: Tried::default(),
             retries: 0,

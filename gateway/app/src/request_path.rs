@@ -17,7 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue};
-use pingora_core::modules::http::compression::ResponseCompression;
+use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
@@ -28,10 +28,12 @@ use sluice_plugins::{Chain, HeaderOp, Operations, Outcome, RequestHead, Response
 use sluice_resilience::{Deadlines, Exchange};
 use sluice_routing::{Decision, DirectAnswer};
 use sluice_telemetry::AccessRecord;
+use sluice_telemetry::trace::TRACE_HEADERS;
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::answers::{self, Answer, X_REQUEST_ID};
 use crate::compose::Units;
+use crate::compression::{self, Compression};
 use crate::request::{Arrived, LastTry, Pending, Request};
 
 /// The proxy as Pingora sees it.
@@ -57,8 +59,10 @@ impl RequestPath {
     /// Steps 1 to 5.
     async fn lead(&self, session: &mut Session, request: &mut Request) -> Result<Lead, Refusal> {
         // 1. Take it in: a place in flight, an address within its rate, one client, one host, one path.
-        let arrived = self.arrive(session, request)?;
-        let arrived = request.arrived.insert(arrived);
+        self.arrive(session, request)?;
+        let Some(arrived) = &request.arrived else {
+            return Err(Refusal::new(Reason::Internal).internal("a request that did not arrive"));
+        };
 
         // 2. Route. Redirects, fixed answers and preflights end here, denied addresses too.
         let header = session.req_header();
@@ -98,11 +102,6 @@ impl RequestPath {
                 control.lift_body_deadlines();
             }
         }
-        if let Some(level) = route.compression
-            && let Some(compression) = session.downstream_modules_ctx.get_mut::<ResponseCompression>()
-        {
-            compression.adjust_level(level);
-        }
 
         // 5. The tenant's plugins, then the route's. Each sees what those before it changed.
         for chain in [snapshot.chain_of(request.tenant.as_ref()), &route.chain] {
@@ -118,32 +117,38 @@ impl RequestPath {
         Ok(Lead::Forward)
     }
 
-    /// Step 1.
-    fn arrive(&self, session: &mut Session, request: &mut Request) -> Result<Arrived, Refusal> {
+    /// Step 1. What is known of the request is noted first, so that one which is refused here is told of like any other.
+    fn arrive(&self, session: &mut Session, request: &mut Request) -> Result<(), Refusal> {
         let internal = |why: &str| Refusal::new(Reason::Internal).internal(why);
         let digest = session.digest().ok_or_else(|| internal("a session without a digest"))?;
         let connection = sluice_downstream::connection(digest).ok_or_else(|| internal("a session without a connection"))?;
         let connection = Arc::clone(connection);
         let snapshot = Arc::clone(&request.snapshot);
-        let client = self.units.downstream.resolve_client(&connection, &session.req_header().headers);
-        let id = snapshot.tracing.request_id(&session.req_header().headers, client.through_proxy);
-        request.id = Some(id);
-        let in_flight = self.units.shedder.enter()?;
-
+        let header = session.req_header();
+        let client = self.units.downstream.resolve_client(&connection, &header.headers);
+        let arrived = request.arrived.insert(Arrived {
+            id: snapshot.tracing.request_id(&header.headers, client.through_proxy),
+            trace: snapshot.tracing.context(&header.headers, client.through_proxy),
+            connection,
+            client,
+            host: Box::default(),
+            version: header.version,
+            in_flight: None,
+        });
+        arrived.in_flight = Some(self.units.shedder.enter()?);
+        self.units.downstream.admit_address(client.ip, self.units.clock.now())?;
+        arrived.host = host_of(header)?;
+        // What is matched, authorised and forwarded is one and the same path.
+        let normal = self.normal_target(header)?;
         if session.is_http2() {
             // A stream whose reader stands still stalls only itself, so that the guard does not see it.
             session.set_write_timeout(Some(self.units.downstream.write_timeout()));
+            join_cookies(session.req_header_mut())?;
         }
         let header = session.req_header_mut();
-        let trace = snapshot.tracing.context(&header.headers, client.through_proxy);
-        self.units.downstream.admit_address(client.ip, self.units.clock.now())?;
-        let host = host_of(header)?;
-        // What is matched, authorised and forwarded is one and the same path.
-        if let Some(target) = self.normal_target(header)? {
+        if let Some(target) = normal {
             header.set_raw_path(target.as_bytes()).map_err(broken)?;
         }
-        let version = header.version;
-        let arrived = Arrived { id, trace, connection, client, host, version, _in_flight: in_flight };
         // Identity is the gateway's to say: what clients say of it goes before anybody can believe it.
         if !snapshot.stripped.names().is_empty() {
             let spoofed: Vec<HeaderName> =
@@ -152,7 +157,7 @@ impl RequestPath {
                 header.remove_header(&name);
             }
         }
-        Ok(arrived)
+        Ok(())
     }
 
     /// The target in its one form, if it came in another.
@@ -179,6 +184,8 @@ impl RequestPath {
                 let stripped = &request.snapshot.stripped;
                 // Who sent a request is not for a plugin to say either.
                 let operations = operations.into_iter().filter(|operation| !stripped.covers(operation.name()));
+                let fields = &mut request.plugin_fields;
+                let operations = operations.inspect(|operation| fields.push(operation.name().clone()));
                 apply(session.req_header_mut(), operations).map_err(broken)?;
                 Ok(None)
             }
@@ -198,7 +205,8 @@ impl RequestPath {
         if request.admitted.is_none() || (route.policy.is_some() && request.verified.is_none()) {
             return Err(Refusal::new(Reason::Internal).internal("a request that was not admitted"));
         }
-        let exchange = match (session.is_upgrade_req(), route.streaming) {
+        let header = session.req_header();
+        let exchange = match (hop_by_hop::is_websocket(&header.method, &header.headers), route.streaming) {
             (true, _) => Exchange::Upgrade,
             (false, true) => Exchange::Streaming,
             (false, false) => Exchange::Plain,
@@ -276,6 +284,11 @@ impl RequestPath {
 impl ProxyHttp for RequestPath {
     type CTX = Request;
 
+    /// Only ours: the library's own compression is not used, see `compression.rs`.
+    fn init_downstream_modules(&self, modules: &mut HttpModules) {
+        modules.add_module(Box::new(compression::Builder));
+    }
+
     fn new_ctx(&self) -> Request {
         Request::new(self.units.snapshot(), self.units.request_metrics.begin())
     }
@@ -329,8 +342,10 @@ impl ProxyHttp for RequestPath {
             return Err(Error::explain(ErrorType::InternalError, "a request without a route reached the upstream"));
         };
         let is_websocket = hop_by_hop::is_websocket(&upstream.method, &upstream.headers);
-        for name in hop_by_hop::to_remove(&upstream.headers) {
-            upstream.remove_header(&name);
+        let by_connection = hop_by_hop::to_remove(&upstream.headers);
+        // A client that names a plugin's field in `Connection` does not have it taken away.
+        for name in by_connection.iter().filter(|name| !request.plugin_fields.contains(name)) {
+            upstream.remove_header(name);
         }
         if is_websocket {
             upstream.insert_header(header::UPGRADE, HeaderValue::from_static("websocket"))?;
@@ -345,6 +360,10 @@ impl ProxyHttp for RequestPath {
             }
         }
         upstream.insert_header(X_REQUEST_ID, arrived.id.to_header())?;
+        // What the client said of a trace is continued or not; it never travels beside what is said now.
+        for name in &TRACE_HEADERS {
+            upstream.remove_header(name);
+        }
         for (name, value) in arrived.trace.headers() {
             upstream.insert_header(name, value)?;
         }
@@ -470,6 +489,13 @@ impl ProxyHttp for RequestPath {
         if let Some(arrived) = &request.arrived {
             response.insert_header(X_REQUEST_ID, arrived.id.to_header())?;
         }
+        // Last, when everything that bears on it has been said.
+        let Session { downstream_session, downstream_modules_ctx, .. } = session;
+        if let Some(level) = route.compression
+            && let Some(compression) = downstream_modules_ctx.get_mut::<Compression>()
+        {
+            compression.begin(level, downstream_session.req_header(), response);
+        }
         Ok(())
     }
 
@@ -523,6 +549,9 @@ impl ProxyHttp for RequestPath {
             Refusal::new(reason).internal("the client's body broke a bound")
         } else if let Some(reason) = request.failure.take() {
             Refusal::new(reason).internal(error.to_string())
+        } else if *error.esource() == ErrorSource::Downstream && *error.etype() == ErrorType::InvalidHTTPHeader {
+            // Such as a `Connection` field that would have us drop the host.
+            Refusal::new(Reason::BadRequest).internal(error.to_string())
         } else if *error.esource() == ErrorSource::Downstream {
             // The client is gone, or speaks nonsense half way through: there is nobody to answer.
             request.internal = Some(error.to_string().into());
@@ -610,6 +639,18 @@ fn host_of(header: &RequestHeader) -> Result<Box<str>, Refusal> {
     let mut host: Box<str> = name.strip_suffix('.').unwrap_or(name).into();
     host.make_ascii_lowercase();
     Ok(host)
+}
+
+/// HTTP/2 may send each cookie in a field of its own, which nothing but HTTP/2 understands (RFC 9113 8.2.3).
+fn join_cookies(header: &mut RequestHeader) -> Result<(), Refusal> {
+    let mut crumbs = header.headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return Ok(()) };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    header.insert_header(header::COOKIE, whole).map_err(broken)
 }
 
 /// The request's head as plugins get it.

@@ -22,7 +22,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const HELD_LONG_ENOUGH: Duration = Duration::from_secs(60);
 
-/// Owns the running tasks. Stopping goes through groups in the order they were given to [`Supervisor::stop_in_order`].
+/// Owns the running tasks. They are stopped one after the other, the last started first.
 pub(crate) struct Supervisor {
     runtime: Handle,
     clock: Arc<dyn Clock>,
@@ -88,7 +88,10 @@ async fn keep_running(mut task: impl Task, mut stop: Stop, restarts: Counter, cl
         task.health().set(State::Degraded(format!("background task {how}; running it again")));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = stop.stopped() => return,
+            () = stop.stopped() => {
+                task.health().set(State::Stopped);
+                return;
+            }
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use sluice_testkit::certificates::authority;
+use sluice_testkit::authority;
 use tempfile::TempDir;
 
 fn repository() -> PathBuf {

@@ -274,6 +274,20 @@ async fn the_published_schema_is_a_schema_that_describes_every_key_and_allows_no
     }
 }
 
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = std::process::Command::new(sluice_testkit::binary())
+        .arg("schema")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Gone before the first byte: the pipe is broken whenever it is written to.
+    drop(child.stdout.take());
+    let outcome = child.wait_with_output().unwrap();
+    assert!(outcome.status.success(), "{}: {}", outcome.status, String::from_utf8_lossy(&outcome.stderr));
+}
+
 /// The state that `/readyz` shows of a unit, with the reason.
 async fn unit(edge: &Gateway, name: &str) -> (String, String) {
     let page = client().get(edge.admin_url("/readyz")).send().await.json();

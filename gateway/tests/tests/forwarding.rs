@@ -289,15 +289,19 @@ async fn fields_of_one_connection_end_there_in_both_directions() {
 }
 
 #[tokio::test]
-async fn a_client_cannot_have_what_protects_it_removed() {
+async fn a_client_cannot_have_what_protects_an_origin_removed() {
     let origin = origin().run().await;
     let edge = with("", &origin).await;
-    let hostile = "authorization, x-forwarded-for, x-request-id, host, content-length, cookie";
-    let request = client().post(edge.url("/"), "body").header("connection", hostile);
+    let request = client().post(edge.url("/"), "body").header("connection", "authorization, x-request-id, cookie");
     assert_eq!(request.header("authorization", "Basic eA==").send().await.status, 200);
-    assert_eq!(lines(&origin, "x-forwarded-for"), ["127.0.0.1"]);
-    assert_eq!((lines(&origin, "authorization").len(), lines(&origin, "x-request-id").len()), (1, 1));
+    assert_eq!((lines(&origin, "x-request-id").len(), lines(&origin, "x-forwarded-for").len()), (1, 1));
     assert_eq!(origin.last().body, "body");
+    // Nobody names these but to harm.
+    for hostile in ["host", "x-forwarded-for", "a,b,c,d,e,f,g,h,i,j,k", "\"x-forwarded-for\""] {
+        let answer = client().get(edge.url("/")).header("connection", hostile).send().await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["type"]), (400, &"urn:sluice:problem:bad-request".into()));
+    }
+    assert_eq!(origin.count(), 1);
 }
 
 #[tokio::test]
@@ -312,17 +316,18 @@ async fn the_cookies_of_an_http2_client_become_one_field() {
 
 #[tokio::test]
 async fn large_headers_and_many_cookies_pass_in_both_directions() {
-    let mut reply = Reply::text("x").header("x-large", &"r".repeat(20_000));
-    for n in 0..60 {
-        reply = reply.header("set-cookie", &format!("cookie{n}={}; Path=/", "v".repeat(100)));
-    }
-    let origin = origin().on("/*", reply).run().await;
-    let edge = with("", &origin).await;
-    let cookies: Vec<String> = (0..60).map(|n| format!("cookie{n}={}", "v".repeat(100))).collect();
-    for client in [client(), client().http2()] {
+    // The test's own HTTP/2 client takes no more than 16 KiB.
+    for (client, size) in [(client(), 30_000), (client().http2(), 5_000)] {
+        let mut reply = Reply::text("x").header("x-large", &"r".repeat(size));
+        for n in 0..60 {
+            reply = reply.header("set-cookie", &format!("cookie{n}={}; Path=/", "v".repeat(50)));
+        }
+        let origin = origin().on("/*", reply).run().await;
+        let edge = with("", &origin).await;
+        let cookies: Vec<String> = (0..60).map(|n| format!("cookie{n}={}", "v".repeat(100))).collect();
         let request = client.get(edge.url("/")).header("x-large", "q".repeat(20_000)).header("cookie", cookies.join("; "));
         let answer = request.send().await;
-        assert_eq!(answer.header("x-large").map(str::len), Some(20_000));
+        assert_eq!(answer.header("x-large").map(str::len), Some(size));
         let set: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
         assert_eq!((set.len(), set[59].to_str().unwrap().starts_with("cookie59=")), (60, true));
         assert_eq!(lines(&origin, "cookie"), [cookies.join("; ")]);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ProtocolVersion, SupportedProtocolVersion};
@@ -31,7 +31,7 @@ routes:
 
 /// A gateway with one TLS listener, its certificates being `name.crt` and `name.key` for each of `names`.
 fn secure(names: &[&str], authority: &Authority, origin: &Origin) -> GatewayBuilder {
-    let list: Vec<String> = names.iter().map(|name| format!("{{ cert: {name}.crt, key: {name}.key }}")).collect();
+    let list: Vec<String> = names.iter().map(|name| format!("{{ cert: '{name}.crt', key: '{name}.key' }}")).collect();
     let listener = format!(
         "listeners:\n  - {{ address: '127.0.0.1:0', tls: {{ certificates: [{}] }} }}\n{ROUTES}",
         list.join(", ")
@@ -396,6 +396,13 @@ async fn what_the_gateway_refuses_a_grpc_client_is_told_as_a_grpc_status() {
     assert_eq!(origin.count(), 0);
     let token = corp.token().sign();
     assert_status(&call(&client, edge.url("/shop.Orders/Broken")).bearer(&token).send().await, "14");
+    // A status in the header counts only if the header is all there is: its frame must end the stream.
+    for url in [edge.url("/shop.Orders/Get"), edge.url("/shop.Orders/Broken")] {
+        let refused = call(&client, url).bearer(&token.replace("ey", "ez")).try_stream().await.unwrap();
+        assert!(refused.headers().contains_key("grpc-status") && refused.body().is_end_stream(), "{refused:?}");
+    }
+    let broken = call(&client, edge.url("/shop.Orders/Broken")).bearer(&token).try_stream().await.unwrap();
+    assert!(broken.body().is_end_stream(), "{broken:?}");
     // The same refusal to anybody else is HTTP's.
     let plain = client.post(edge.url("/shop.Orders/Get"), "ask").send().await;
     assert_eq!((plain.status.as_u16(), plain.header("content-type")), (401, Some("application/problem+json")));
