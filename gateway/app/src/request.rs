@@ -31,15 +31,14 @@ pub(crate) type AnswerFields = SmallVec<[(HeaderName, HeaderValue); 4]>;
 
 /// A request under way.
 pub(crate) struct Request {
-    /// When it began: for durations, and for the clock on the wall.
+    /// When it began, for durations; and by the clock on the wall.
     pub(crate) started: Instant,
-    pub(crate) started_at: SystemTime,
+    /// Read only where access records tell it.
+    pub(crate) started_at: Option<SystemTime>,
     /// The configuration it began with and keeps.
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) _active: ActiveRequest,
 
-    /// Its id, known before anything can be refused: every answer carries it.
-    pub(crate) id: Option<RequestId>,
     /// 1. It arrived: where from, under which names.
     pub(crate) arrived: Option<Arrived>,
     /// 2. Its route.
@@ -111,10 +110,9 @@ impl Request {
     pub(crate) fn new(snapshot: Arc<Snapshot>, active: ActiveRequest) -> Self {
         Self {
             started: Instant::now(),
-            started_at: SystemTime::now(),
+            started_at: snapshot.access_log.is_on().then(SystemTime::now),
             snapshot,
             _active: active,
-            id: None,
             arrived: None,
             matched: None,
             verified: None,
@@ -144,7 +142,7 @@ impl Request {
 
     /// The request's id, or nothing before it has one.
     pub(crate) fn id(&self) -> &str {
-        self.id.as_ref().map_or("", RequestId::as_str)
+        self.arrived.as_ref().map_or("", |arrived| arrived.id.as_str())
     }
 }
 

@@ -91,7 +91,9 @@ impl RequestPath {
         // 4. Whose it is: the identity's word counts first. Then whether that tenant may go on now.
         let identity = request.verified.as_ref().map(|verified| &**verified.identity());
         request.tenant = self.units.tenancy.identify(identity, &view)?;
-        let admitted = self.units.tenancy.admit(request.tenant.as_ref(), self.units.clock.now())?;
+        // Only where a token was checked can time have passed that matters.
+        let now = if request.verified.is_some() { self.units.clock.now() } else { request.started };
+        let admitted = self.units.tenancy.admit(request.tenant.as_ref(), now)?;
         request.answer_fields.extend(admitted.rate_limit_headers());
         request.admitted = Some(admitted);
 
@@ -136,7 +138,7 @@ impl RequestPath {
             in_flight: None,
         });
         arrived.in_flight = Some(self.units.shedder.enter()?);
-        self.units.downstream.admit_address(client.ip, self.units.clock.now())?;
+        self.units.downstream.admit_address(client.ip, request.started)?;
         arrived.host = host_of(header)?;
         // What is matched, authorised and forwarded is one and the same path.
         let normal = self.normal_target(header)?;
@@ -224,7 +226,11 @@ impl RequestPath {
     }
 
     /// Bodies: neither side may go on past the deadline.
-    fn keep_time(&self, request: &Request) -> Result<()> {
+    fn keep_time(&self, request: &Request, piece: Option<&Bytes>) -> Result<()> {
+        // The mere end of a body takes no time.
+        if piece.is_none_or(Bytes::is_empty) {
+            return Ok(());
+        }
         if let Some(deadlines) = &request.deadlines {
             deadlines.check(self.units.clock.now()).map_err(|refusal| sluice_upstream::past_deadline(&refusal))?;
         }
@@ -282,18 +288,19 @@ impl RequestPath {
 
 #[async_trait]
 impl ProxyHttp for RequestPath {
-    type CTX = Request;
+    /// Boxed, since the library's futures hand it on by value from one to the next.
+    type CTX = Box<Request>;
 
     /// Only ours: the library's own compression is not used, see `compression.rs`.
     fn init_downstream_modules(&self, modules: &mut HttpModules) {
         modules.add_module(Box::new(compression::Builder));
     }
 
-    fn new_ctx(&self) -> Request {
-        Request::new(self.units.snapshot(), self.units.request_metrics.begin())
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(Request::new(self.units.snapshot(), self.units.request_metrics.begin()))
     }
 
-    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, request: &mut Self::CTX) -> Result<bool> {
         match self.lead(session, request).await {
             Ok(Lead::Forward) => return Ok(false),
             Ok(Lead::Direct(direct)) => {
@@ -306,7 +313,7 @@ impl ProxyHttp for RequestPath {
         Ok(true)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, request: &mut Request) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, request: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         match self.choose(session, request).await {
             Ok(peer) => Ok(peer),
             Err(refusal) => Err(Self::stop(request, Pending::Refusal(refusal))),
@@ -320,13 +327,17 @@ impl ProxyHttp for RequestPath {
         _peer: &HttpPeer,
         fd: std::os::fd::RawFd,
         _digest: Option<&Digest>,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<()> {
         if let Some(chosen) = &mut request.chosen {
             chosen.connected(fd, reused);
         }
         request.last_try.reused = Some(reused);
-        request.last_try.connected = request.last_try.began.map(|began| self.units.clock.now().duration_since(began));
+        // A pooled connection took no time to make: no look at the clock.
+        request.last_try.connected = match request.last_try.began {
+            Some(began) if !reused => Some(self.units.clock.now().duration_since(began)),
+            began => began.map(|_| Duration::ZERO),
+        };
         Ok(())
     }
 
@@ -334,18 +345,25 @@ impl ProxyHttp for RequestPath {
     /// the client's connection.
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         upstream: &mut RequestHeader,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<()> {
         let (Some(arrived), Some(matched)) = (&request.arrived, &request.matched) else {
             return Err(Error::explain(ErrorType::InternalError, "a request without a route reached the upstream"));
         };
         let is_websocket = hop_by_hop::is_websocket(&upstream.method, &upstream.headers);
-        let by_connection = hop_by_hop::to_remove(&upstream.headers);
-        // A client that names a plugin's field in `Connection` does not have it taken away.
-        for name in by_connection.iter().filter(|name| !request.plugin_fields.contains(name)) {
-            upstream.remove_header(name);
+        for name in hop_by_hop::to_remove(&upstream.headers) {
+            upstream.remove_header(&name);
+        }
+        // A client that names a plugin's field in `Connection` does not have it taken away: Pingora has removed it before
+        // this filter, but not from its own copy of the request.
+        for name in &request.plugin_fields {
+            if !upstream.headers.contains_key(name) {
+                for value in session.req_header().headers.get_all(name) {
+                    upstream.append_header(name.clone(), value.clone())?;
+                }
+            }
         }
         if is_websocket {
             upstream.insert_header(header::UPGRADE, HeaderValue::from_static("websocket"))?;
@@ -405,21 +423,21 @@ impl ProxyHttp for RequestPath {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<()> {
         request.bytes_in += body.as_ref().map_or(0, |piece| piece.len() as u64);
         if request.route().is_some_and(|route| request.bytes_in > route.max_body) {
             let refusal = Refusal::new(Reason::BodyTooLarge).internal(format!("{} bytes and more came", request.bytes_in));
             return Err(Self::stop(request, Pending::Refusal(refusal)));
         }
-        self.keep_time(request)
+        self.keep_time(request, body.as_ref())
     }
 
     async fn upstream_response_filter(
         &self,
         _session: &mut Session,
         header: &mut ResponseHeader,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<()> {
         if let Some(chosen) = &mut request.chosen {
             chosen.answered(header);
@@ -434,7 +452,7 @@ impl ProxyHttp for RequestPath {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<()> {
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
             if let Some(control) = session.digest().and_then(sluice_downstream::control) {
@@ -502,18 +520,18 @@ impl ProxyHttp for RequestPath {
     fn response_body_filter(
         &self,
         _session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         _end_of_stream: bool,
-        request: &mut Request,
+        request: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
-        self.keep_time(request).map(|()| None)
+        self.keep_time(request, body.as_ref()).map(|()| None)
     }
 
     fn fail_to_connect(
         &self,
         session: &mut Session,
         _peer: &HttpPeer,
-        request: &mut Request,
+        request: &mut Self::CTX,
         error: Box<Error>,
     ) -> Box<Error> {
         judge(session, request, error)
@@ -524,14 +542,14 @@ impl ProxyHttp for RequestPath {
         _peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        request: &mut Request,
+        request: &mut Self::CTX,
         _client_reused: bool,
     ) -> Box<Error> {
         judge(session, request, error)
     }
 
     /// The one place where a failure on the way becomes an answer.
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, request: &mut Request) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, request: &mut Self::CTX) -> FailToProxy {
         let breach = session.digest().and_then(sluice_downstream::control).and_then(|control| control.refusal());
         session.set_keepalive(None);
         let refusal = match request.pending.take() {
@@ -567,12 +585,12 @@ impl ProxyHttp for RequestPath {
     }
 
     /// Pingora's own line about a failure says less than our access record does, and says it in another form.
-    fn suppress_error_log(&self, _session: &Session, _request: &Request, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _request: &Self::CTX, _error: &Error) -> bool {
         true
     }
 
     /// Without the query, which carries tokens and personal data.
-    fn request_summary(&self, session: &Session, request: &Request) -> String {
+    fn request_summary(&self, session: &Session, request: &Self::CTX) -> String {
         let header = session.req_header();
         format!("{} {}, request {}", header.method, header.uri.path(), request.id())
     }
@@ -580,7 +598,7 @@ impl ProxyHttp for RequestPath {
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _request: &Request,
+        _request: &Self::CTX,
         _error: &Error,
         _context: pingora_proxy::ProxyWarnLogContext,
     ) -> bool {
@@ -588,7 +606,7 @@ impl ProxyHttp for RequestPath {
     }
 
     /// Step 8: every request ends here, whatever became of it.
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Self::CTX) {
         let duration = self.units.clock.now().duration_since(request.started);
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         match request.route() {
@@ -708,7 +726,7 @@ fn broken(error: Box<Error>) -> Refusal {
 
 fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16, duration: Duration) {
     let header = session.req_header();
-    let Some(arrived) = &request.arrived else { return };
+    let (Some(arrived), Some(started_at)) = (&request.arrived, request.started_at) else { return };
     let trace_id = arrived.trace.trace_id();
     let identity = request.verified.as_ref().map(sluice_auth::Verified::identity);
     let error = error.map(ToString::to_string);
@@ -741,6 +759,6 @@ fn record(session: &Session, error: Option<&Error>, request: &Request, status: u
         upstream_response: request.last_try.answered,
         upstream_reused: request.last_try.reused,
         retries: request.retries,
-        ..AccessRecord::new(request.started_at, arrived.id.as_str(), arrived.client.ip)
+        ..AccessRecord::new(started_at, arrived.id.as_str(), arrived.client.ip)
     });
 }

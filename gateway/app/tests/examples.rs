@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use sluice_testkit::authority;
+use sluice_testkit::{authority, client, gateway};
 use tempfile::TempDir;
 
 fn repository() -> PathBuf {
@@ -117,6 +118,25 @@ fn the_demos_configuration_passes_check() {
         text = text.replace(place, value);
     }
     assert_passes(&check(&folder(), "demo.yaml", &text), "demo.yaml");
+}
+
+#[tokio::test]
+async fn what_the_alerts_watch_is_there_to_be_watched() {
+    let rules = text_of(&repository().join("deploy/prometheus/sluice.rules.yaml"));
+    let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let watched: BTreeSet<_> = words.filter(|word| word.starts_with("sluice_")).collect();
+    assert!(watched.len() > 5, "{watched:?}");
+
+    // Nobody listens at port 1, so that there is a failed request to be counted.
+    let config = text_of(&repository().join("deploy/examples/minimal.yaml")).replace("127.0.0.1:3000", "127.0.0.1:1");
+    let config = config.replace("127.0.0.1:8080", "127.0.0.1:0");
+    let edge = gateway().binary(env!("CARGO_BIN_EXE_sluice")).config(&config).run().await;
+    assert_eq!(client().get(edge.url("/")).send().await.status, 502);
+    let labels = [("route", "everything"), ("status_class", "5xx")];
+    let metrics = edge.metrics_when("the request is counted", |m| m.has("sluice_requests_total", &labels)).await;
+    for name in watched {
+        assert!(metrics.names().any(|exposed| exposed == name), "an alert watches {name}, which is not exposed");
+    }
 }
 
 #[test]

@@ -36,6 +36,16 @@ async fn a_client_cannot_have_a_plugins_field_removed_by_naming_it_in_connection
 }
 
 #[tokio::test]
+async fn a_client_that_names_the_host_in_connection_is_told_that_it_may_not() {
+    let origin = origin().run().await;
+    let edge = with_plugin(&origin).await;
+    let mut connection = raw(edge.address()).await;
+    connection.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: host\r\n\r\n").await;
+    assert_eq!(connection.read_response().await.status, 400);
+    assert_eq!(origin.count(), 0);
+}
+
+#[tokio::test]
 async fn what_a_client_says_of_a_trace_never_travels_beside_the_gateways_word() {
     let origin = origin().run().await;
     let edge = with_plugin(&origin).await;

@@ -136,6 +136,18 @@ impl Issuer {
         TokenBuilder::new(&self.name, self.keys())
     }
 
+    /// Rotates as an issuer with manners does: new keys are served beside the present ones, and sign from then on. Those
+    /// before the present ones are withdrawn.
+    pub fn rotate_with_overlap(&self) {
+        let mut state = self.state.lock();
+        let next = make_keys(&self.algorithms, state.generation + 1);
+        let both: Vec<SigningKey> = next.iter().chain(&state.keys).cloned().collect();
+        // Served before any token can be signed with them.
+        self.server.script(JWKS_PATH, Reply::json(&key_set(&both)));
+        state.generation += 1;
+        state.keys = next;
+    }
+
     /// Replaces every key, under new identifiers, and serves the new set. Tokens prepared before keep the old keys.
     pub fn rotate(&self) {
         {

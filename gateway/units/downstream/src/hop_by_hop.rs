@@ -13,8 +13,14 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Always for one connection only.
-const ALWAYS: [HeaderName; 5] =
-    [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION];
+const ALWAYS: [HeaderName; 6] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::UPGRADE,
+];
 
 /// Never removed because a sender names them in `Connection`.
 const PROTECTED: [HeaderName; 5] =
@@ -26,24 +32,25 @@ const PROTECTED: [HeaderName; 5] =
 /// `Connection: upgrade` anew after stripping. `TE: trailers` is not, since gRPC needs it end to end.
 pub fn to_remove(headers: &HeaderMap) -> SmallVec<[HeaderName; 8]> {
     let mut names: SmallVec<[HeaderName; 8]> = SmallVec::new();
-    for option in headers.get_all(header::CONNECTION).iter().flat_map(options) {
-        if let Ok(name) = HeaderName::from_bytes(option)
-            && headers.contains_key(&name)
-            && !PROTECTED.contains(&name)
-            && !is_te_trailers(headers, &name)
-            && !names.contains(&name)
-        {
-            names.push(name);
+    let mut connection = false;
+    // One pass over what is there costs less than a look-up for each of what might be.
+    for name in headers.keys() {
+        connection |= name == header::CONNECTION;
+        if ALWAYS.contains(name) || (name == header::TE && !is_te_trailers(headers, name)) {
+            names.push(name.clone());
         }
     }
-    let others = ALWAYS.into_iter().chain([header::UPGRADE]);
-    for name in others.filter(|name| headers.contains_key(name)) {
-        if !names.contains(&name) {
-            names.push(name);
+    if connection {
+        for option in headers.get_all(header::CONNECTION).iter().flat_map(options) {
+            if let Ok(name) = HeaderName::from_bytes(option)
+                && headers.contains_key(&name)
+                && !PROTECTED.contains(&name)
+                && !is_te_trailers(headers, &name)
+                && !names.contains(&name)
+            {
+                names.push(name);
+            }
         }
-    }
-    if headers.contains_key(header::TE) && !is_te_trailers(headers, &header::TE) && !names.contains(&header::TE) {
-        names.push(header::TE);
     }
     names
 }
