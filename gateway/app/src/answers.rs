@@ -67,7 +67,10 @@ pub(crate) async fn answer(
 /// Whether the client speaks gRPC, and so reads grpc-status and not HTTP's.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| {
-        value.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
     })
 }
 
@@ -97,9 +100,13 @@ async fn send_head_alone(session: &mut Session, response: ResponseHeader) -> Res
 async fn refuse_grpc(session: &mut Session, refusal: &Refusal, request_id: &str) -> Result<()> {
     let mut response = ResponseHeader::build(StatusCode::OK, Some(5))?;
     response.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))?;
-    response.insert_header(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(refusal.reason.grpc_status())))?;
+    response.insert_header(
+        HeaderName::from_static("grpc-status"),
+        HeaderValue::from(u16::from(refusal.reason.grpc_status())),
+    )?;
     // Titles are plain ASCII, so that percent-encoding them (as the gRPC protocol asks) changes nothing.
-    response.insert_header(HeaderName::from_static("grpc-message"), HeaderValue::from_static(refusal.reason.title()))?;
+    response
+        .insert_header(HeaderName::from_static("grpc-message"), HeaderValue::from_static(refusal.reason.title()))?;
     if let Ok(id) = HeaderValue::from_str(request_id) {
         response.insert_header(X_REQUEST_ID, id)?;
     }

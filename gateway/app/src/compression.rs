@@ -30,8 +30,11 @@ const WINDOW: u32 = 17;
 /// Buffer between brotli and its output.
 const BROTLI_BUFFER: usize = 4096;
 /// Digests of the bytes as the origin sent them (RFC 9530, RFC 1864).
-const DIGESTS: [HeaderName; 3] =
-    [HeaderName::from_static("content-digest"), HeaderName::from_static("content-md5"), HeaderName::from_static("digest")];
+const DIGESTS: [HeaderName; 3] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+];
 
 /// A request's place for an encoder. Empty until [`begin`](Self::begin) finds an answer that is to be compressed.
 #[derive(Default)]
@@ -62,7 +65,8 @@ impl Compression {
         if request.version == Version::HTTP_10 || !may_be_coded(response) {
             return;
         }
-        let varies = list(&response.headers, &VARY).any(|member| member == "*" || member.eq_ignore_ascii_case("accept-encoding"));
+        let varies = list(&response.headers, &VARY)
+            .any(|member| member == "*" || member.eq_ignore_ascii_case("accept-encoding"));
         if !varies {
             // A value of fixed bytes cannot be refused.
             let _ = response.append_header(VARY, HeaderValue::from_static("accept-encoding"));
@@ -148,7 +152,15 @@ fn is_worth_it(content_type: &str) -> bool {
         "application" => {
             matches!(
                 subtype,
-                "json" | "javascript" | "x-javascript" | "xml" | "wasm" | "graphql" | "x-ndjson" | "yaml" | "sql"
+                "json"
+                    | "javascript"
+                    | "x-javascript"
+                    | "xml"
+                    | "wasm"
+                    | "graphql"
+                    | "x-ndjson"
+                    | "yaml"
+                    | "sql"
                     | "vnd.ms-fontobject"
             ) || subtype.ends_with("+json")
                 || subtype.ends_with("+xml")
@@ -310,10 +322,20 @@ mod tests {
 
     #[test]
     fn only_what_shrinks_is_compressed() {
-        for kind in ["text/html; charset=utf-8", "Application/JSON", "application/problem+json", "image/svg+xml", "font/ttf"] {
+        for kind in
+            ["text/html; charset=utf-8", "Application/JSON", "application/problem+json", "image/svg+xml", "font/ttf"]
+        {
             assert!(is_worth_it(kind), "{kind}");
         }
-        for kind in ["image/png", "application/zip", "application/grpc", "application/octet-stream", "font/woff2", "video/mp4", ""] {
+        for kind in [
+            "image/png",
+            "application/zip",
+            "application/grpc",
+            "application/octet-stream",
+            "font/woff2",
+            "video/mp4",
+            "",
+        ] {
             assert!(!is_worth_it(kind), "{kind}");
         }
     }

@@ -147,10 +147,22 @@ fn a_configuration_with_a_fault_does_not_pass_check() {
 }
 
 #[test]
+fn a_route_cannot_promise_to_read_a_larger_body_than_the_door_lets_in() {
+    let minimal = text_of(&repository().join("deploy/examples/minimal.yaml"));
+    for (own, code) in [("1MiB", 0), ("2GiB", 2), ("0B", 2)] {
+        let told = check(&folder(), "minimal.yaml", &format!("{minimal}    max_body: {own}\n"));
+        assert_eq!(told.status.code(), Some(code), "{own}: {told:?}");
+    }
+}
+
+#[test]
 fn the_published_schema_is_the_one_this_binary_prints() {
     let published = repository().join("deploy/schema/sluice.schema.json");
     let told = sluice(&["schema"]);
     assert!(told.status.success());
     let same = std::fs::read(&published).is_ok_and(|published| published == told.stdout);
-    assert!(same, "the configuration has changed: run `sluice schema > deploy/schema/sluice.schema.json` and commit it");
+    assert!(
+        same,
+        "the configuration has changed: run `sluice schema > deploy/schema/sluice.schema.json` and commit it"
+    );
 }

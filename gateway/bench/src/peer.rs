@@ -81,10 +81,13 @@ impl Peer {
             Self::Haproxy => ("haproxy".into(), "-v"),
             Self::Nginx => ("nginx".into(), "-v"),
         };
-        let Ok(output) = Command::new(program).arg(argument).output() else { return "unknown".to_owned() };
+        let Ok(output) = Command::new(&program).arg(argument).output() else { return "unknown".to_owned() };
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
-        text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("unknown").to_owned()
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("unknown");
+        // Some begin with their own path, which is of no interest elsewhere.
+        let path = program.to_string_lossy();
+        line.strip_prefix(&*path).unwrap_or(line).trim_start_matches([' ', ':']).to_owned()
     }
 
     /// Writes its configuration, starts it on its core, and waits until it listens.

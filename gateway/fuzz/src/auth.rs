@@ -1,5 +1,8 @@
 //! What says who asks.
 
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use sluice_auth::fuzz;
 use sluice_vocabulary::IssuerName;
@@ -38,12 +41,41 @@ pub fn strict_json(bytes: &[u8]) {
     if let Some(object) = &strict {
         let lenient: Value = serde_json::from_slice(bytes).expect("strict JSON is JSON");
         assert_eq!(lenient, Value::Object(object.clone()));
+        let Names(names) = serde_json::from_slice(bytes).expect("and an object");
+        assert_eq!(names.len(), object.len(), "a member is there twice: {names:?}");
         let written = serde_json::to_vec(object).expect("it can be written");
         assert!(fuzz::strict_object(&written).is_some(), "what was read strictly is refused once written");
     }
     if let Some(names) = fuzz::strict_names(bytes) {
         let object = strict.expect("the reader for headers takes what the other refuses");
         assert!(names.iter().eq(object.keys()), "two readers, two orders or names");
+    }
+}
+
+/// The names of an object's members, those that are there twice among them.
+struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = members.next_entry()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+
+        deserializer.deserialize_map(Members)
     }
 }
 

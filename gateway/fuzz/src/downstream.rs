@@ -167,6 +167,11 @@ pub fn forwarded(bytes: &[u8]) {
             assert_eq!(client.ip, peer, "a stranger was believed");
             assert!(!client.through_proxy);
         }
+        if let (ProxyFields::XForwarded, true, Some(chain)) = (written, client.through_proxy, chain(&headers)) {
+            let is_trusted = |ip: &IpAddr| trusted.iter().any(|network| network.contains(ip));
+            let nearest = chain.iter().rev().find(|ip| !is_trusted(ip)).or(chain.first());
+            assert_eq!(client.ip, *nearest.unwrap_or(&peer), "not the nearest address that is no proxy's");
+        }
         let mut told = HeaderMap::new();
         for (name, value) in forwarded_headers(&from_peer, &client, &headers, host, true) {
             let before = value.and_then(|value| told.insert(name, value));
@@ -175,6 +180,14 @@ pub fn forwarded(bytes: &[u8]) {
         let next = resolve_client(&trusted, written, &from_us, &told);
         assert_eq!((next.ip, next.scheme), (client.ip, client.scheme), "the next hop sees another client: {told:?}");
     }
+}
+
+/// The chain of X-Forwarded-For, where each member of it is a plain address.
+fn chain(headers: &HeaderMap) -> Option<Vec<IpAddr>> {
+    let lines = headers.get_all("x-forwarded-for").iter().map(|line| line.to_str().ok());
+    let lines: Vec<&str> = lines.collect::<Option<_>>()?;
+    let members = lines.iter().flat_map(|line| line.split(','));
+    members.map(|member| member.trim().parse().ok().map(|ip: IpAddr| ip.to_canonical())).collect()
 }
 
 fn connection(client: IpAddr) -> Connection {

@@ -94,6 +94,11 @@ pub fn routing(bytes: &[u8]) {
         return;
     };
     assert!(takers.contains(&matched.index()), "a route wins that would not take the request alone");
+    // The conditions of two routes, judged here anew.
+    let index = matched.index();
+    let fits = |value: &http::HeaderValue| value.as_bytes().starts_with(b"1");
+    assert!(index != 6 || headers.get_all("x-v").iter().any(fits), "a route wins whose condition does not hold");
+    assert!(index != 9 || scheme == Scheme::Https, "a route for https wins without it");
     for (_, captured) in matched.captures(request.path) {
         assert!(!captured.is_empty() && !captured.contains('/') && request.path.contains(captured));
     }

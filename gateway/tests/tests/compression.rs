@@ -52,7 +52,8 @@ fn decoded(answer: &Response) -> String {
 
 #[tokio::test]
 async fn every_coding_gives_back_what_the_origin_sent() {
-    let origin = origin().otherwise(Reply::text(page()).header("etag", "\"v1\"").header("accept-ranges", "bytes")).run().await;
+    let origin =
+        origin().otherwise(Reply::text(page()).header("etag", "\"v1\"").header("accept-ranges", "bytes")).run().await;
     let edge = before(&origin).await;
     for client in [client(), client().http2()] {
         for path in ["/page", "/modern/page"] {
@@ -130,7 +131,8 @@ async fn an_answer_that_varies_already_varies_by_both() {
     let edge = before(&origin).await;
     let vary = async |path: &str| {
         let answer = ask(&client(), edge.url(path), "gzip").send().await;
-        let lines: Vec<_> = answer.headers.get_all("vary").iter().map(|line| line.to_str().unwrap().to_owned()).collect();
+        let lines: Vec<_> =
+            answer.headers.get_all("vary").iter().map(|line| line.to_str().unwrap().to_owned()).collect();
         lines.join(", ")
     };
     assert_eq!(vary("/some").await, "accept-language, accept-encoding");

@@ -72,9 +72,8 @@ routes:
   - { name: all, match: { path: '/*' }, addresses: { deny: [198.51.100.0/24] }, upstream: origin }
 ";
     let edge = gateway().config(config).set("origin", origin.address()).run().await;
-    let from = async |chain: &str| {
-        client().get(edge.url("/")).header("x-forwarded-for", chain).send().await.status.as_u16()
-    };
+    let from =
+        async |chain: &str| client().get(edge.url("/")).header("x-forwarded-for", chain).send().await.status.as_u16();
     assert_eq!(from("198.51.100.7").await, 403);
     assert_eq!(from("203.0.113.7, 198.51.100.7").await, 403);
     // Left of the nearest untrusted address anybody can write anything.
@@ -278,7 +277,8 @@ async fn fields_of_one_connection_end_there_in_both_directions() {
     let edge = with("", &origin).await;
     let request = client().get(edge.url("/")).header("connection", "x-private, x-other").header("x-private", "1");
     let request = request.header("x-other", "1").header("keep-alive", "timeout=5").header("proxy-connection", "close");
-    let answer = request.header("proxy-authorization", "Basic eA==").header("te", "deflate").header("x-kept", "1").send().await;
+    let answer =
+        request.header("proxy-authorization", "Basic eA==").header("te", "deflate").header("x-kept", "1").send().await;
     for name in ["x-mine", "keep-alive", "proxy-authenticate"] {
         assert_eq!(answer.header(name), None, "{name} came to the client");
     }
@@ -325,7 +325,8 @@ async fn large_headers_and_many_cookies_pass_in_both_directions() {
         let origin = origin().on("/*", reply).run().await;
         let edge = with("", &origin).await;
         let cookies: Vec<String> = (0..60).map(|n| format!("cookie{n}={}", "v".repeat(100))).collect();
-        let request = client.get(edge.url("/")).header("x-large", "q".repeat(20_000)).header("cookie", cookies.join("; "));
+        let request =
+            client.get(edge.url("/")).header("x-large", "q".repeat(20_000)).header("cookie", cookies.join("; "));
         let answer = request.send().await;
         assert_eq!(answer.header("x-large").map(str::len), Some(size));
         let set: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
@@ -373,7 +374,10 @@ async fn a_rewrite_changes_path_host_and_fields_and_nothing_else() {
     assert_eq!((answer.header("server"), answer.header("x-old")), (None, Some("2")));
     let told = answer.json();
     assert_eq!((&told["target"], &told["authority"]), (&"/v2/orders/7?x=1".into(), &"inner.example:8080".into()));
-    assert_eq!((lines(&origin, "x-set"), lines(&origin, "x-add")), (vec!["new".into()], vec!["one".into(), "more".into()]));
+    assert_eq!(
+        (lines(&origin, "x-set"), lines(&origin, "x-add")),
+        (vec!["new".into()], vec!["one".into(), "more".into()])
+    );
     assert_eq!((lines(&origin, "x-gone").len(), lines(&origin, "x-stays").len()), (0, 1));
     assert_eq!(lines(&origin, "x-forwarded-host"), ["127.0.0.1"]);
     // A capture is put in as it was matched: it cannot become two segments.
@@ -432,7 +436,8 @@ async fn browsers_are_told_what_another_origins_pages_may_do() {
     let actual = client().get(edge.url("/orders")).header("origin", "https://app.example").send().await;
     let told: Vec<_> = actual.headers.get_all("access-control-allow-origin").iter().collect();
     assert_eq!(told, ["https://app.example"]);
-    let vary: Vec<_> = actual.headers.get_all("vary").iter().map(|value| value.to_str().unwrap().to_lowercase()).collect();
+    let vary: Vec<_> =
+        actual.headers.get_all("vary").iter().map(|value| value.to_str().unwrap().to_lowercase()).collect();
     assert!(vary.join(",").contains("origin") && vary.join(",").contains("accept"), "{vary:?}");
     let foreign = client().get(edge.url("/orders")).header("origin", "https://evil.example").send().await;
     assert_eq!(foreign.header("access-control-allow-origin"), None);
@@ -455,7 +460,8 @@ async fn an_address_that_may_not_is_refused_before_anything_is_asked_of_it() {
 #[tokio::test]
 async fn interim_answers_and_early_hints_do_not_disturb_the_final_one() {
     let origin =
-        raw_origin("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        raw_origin("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await;
     let edge = gateway().config(ROUTES).set("origin", origin.address()).run().await;
     for client in [client(), client().http2()] {
         let answer = tokio::time::timeout(Duration::from_secs(5), client.get(edge.url("/")).try_send()).await;

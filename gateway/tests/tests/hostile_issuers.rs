@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use sluice_testkit::{Gateway, Issuer, Jwks, Origin, client, eventually, gateway, issuer, origin};
 
 const CONFIG: &str = "
+auth: { signature_checks_per_address: null }
 issuers:
   corp:
     issuer: '@corp@'
