@@ -145,11 +145,8 @@ impl Gateway {
         let (downstream, listeners) =
             sluice_downstream::Unit::new(&config.downstream_part(), deps, metrics.unit("downstream"))
                 .map_err(|e| StartError::Machine(e.to_string()))?;
-        let deps = sluice_auth::Deps {
-            clock: Arc::clone(&clock),
-            random: Arc::clone(&random),
-            base_dir: folder.to_owned(),
-        };
+        let deps =
+            sluice_auth::Deps { clock: Arc::clone(&clock), random: Arc::clone(&random), base_dir: folder.to_owned() };
         let (auth, auth_task) = sluice_auth::Unit::new(&config.auth, deps, metrics.unit("auth"));
         let tenancy = sluice_tenancy::Handle::new(&config.tenants, metrics.unit("tenancy"));
         let deps = sluice_plugins::Deps { clock: Arc::clone(&clock) };
@@ -170,9 +167,8 @@ impl Gateway {
         let request_metrics = RequestMetrics::new(metrics.gateway());
         let mut supervisor = Supervisor::new(background.handle().clone(), Arc::clone(&clock), metrics.gateway());
         let reloads = crate::reload::Metrics::new(metrics.unit("config"));
-        let watched = file.map(|file| {
-            sluice_config::Watch::new(file, sluice_config::Watch::EVERY, metrics.unit("config"))
-        });
+        let watched =
+            file.map(|file| sluice_config::Watch::new(file, sluice_config::Watch::EVERY, metrics.unit("config")));
 
         let threads = config.downstream.workers.map_or_else(cores, std::num::NonZeroUsize::get);
         let nothing_served = Snapshot::nothing(Arc::clone(&random)).map_err(StartError::Config)?;
@@ -241,9 +237,8 @@ impl Gateway {
             reload: Arc::clone(&reload),
             pages,
         };
-        let (admin, admin_task) =
-            sluice_admin::Unit::new(&admin_config, deps, metrics.unit("admin"))
-                .map_err(|e| StartError::Machine(e.to_string()))?;
+        let (admin, admin_task) = sluice_admin::Unit::new(&admin_config, deps, metrics.unit("admin"))
+            .map_err(|e| StartError::Machine(e.to_string()))?;
         page.fill(metrics.freeze());
 
         // Start: what requests need first, the doors last.
@@ -282,13 +277,16 @@ impl Gateway {
     pub(crate) fn wait_until_listening(&self, patience: Duration) -> Result<(), String> {
         let downstream = self.units.downstream.health().clone();
         let listening = async { tokio::time::timeout(patience, all_serve(vec![downstream.clone()])).await };
-        self.background.block_on(listening).map_err(|_| format!("not listening after {patience:?}: {:?}", downstream.get()))
+        self.background
+            .block_on(listening)
+            .map_err(|_| format!("not listening after {patience:?}: {:?}", downstream.get()))
     }
 
     /// Stops in the opposite order: the doors close, requests in flight finish, then the background ends.
     pub(crate) fn stop(self) {
         let Self { units, background, supervisor, log, .. } = self;
-        let drain = units.config.load().as_ref().map_or(Duration::ZERO, |config| config.downstream.timeouts.drain.get());
+        let drain =
+            units.config.load().as_ref().map_or(Duration::ZERO, |config| config.downstream.timeouts.drain.get());
         background.block_on(supervisor.stop(drain + TASK_PATIENCE));
         tracing::info!("stopped");
         log.flush(Duration::from_secs(1));
@@ -336,7 +334,12 @@ fn raise_descriptor_limit(connections: usize) {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(error = %error, "the limit of open files could not be raised");
     } else if reachable < wanted {
-        tracing::warn!(limit = reachable, wanted, connections, "fewer files may be open than the configured connections need");
+        tracing::warn!(
+            limit = reachable,
+            wanted,
+            connections,
+            "fewer files may be open than the configured connections need"
+        );
     }
 }
 
@@ -366,7 +369,8 @@ mod pages {
             let config = self.0.config.load();
             let Some(config) = config.as_ref() else { return Value::Null };
             let value = serde_json::to_value(&**config).unwrap_or_else(|error| json!({ "error": error.to_string() }));
-            serde_json::from_str(&crate::config::schema()).map_or(Value::Null, |schema| sluice_config::redact(&value, &schema))
+            serde_json::from_str(&crate::config::schema())
+                .map_or(Value::Null, |schema| sluice_config::redact(&value, &schema))
         }
     }
 }

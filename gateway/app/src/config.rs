@@ -259,10 +259,16 @@ impl RouteConfig {
             );
         }
         if self.streaming && self.timeouts.total.is_some() {
-            faults.warning(&at.key("timeouts").key("total"), "a streaming route has no total deadline: this has no effect");
+            faults.warning(
+                &at.key("timeouts").key("total"),
+                "a streaming route has no total deadline: this has no effect",
+            );
         }
         if self.upstream.is_none() && !self.plugins.is_empty() {
-            faults.warning(&at.key("plugins"), "plugins run only for requests that go to an upstream: this has no effect");
+            faults.warning(
+                &at.key("plugins"),
+                "plugins run only for requests that go to an upstream: this has no effect",
+            );
         }
     }
 }
@@ -287,4 +293,3 @@ fn known<'a>(
         None => fault.help(format!("`{section}` has: {}", configured.join(", "))),
     });
 }
-

@@ -105,7 +105,8 @@ impl Reloader {
             Err(faults) => {
                 self.metrics.refused.inc();
                 self.metrics.last_ok.set(0);
-                self.health.set(State::Degraded("the configuration file has faults; the one before is in force".to_owned()));
+                self.health
+                    .set(State::Degraded("the configuration file has faults; the one before is in force".to_owned()));
                 tracing::error!(faults, "configuration refused; the one before stays in force");
                 Err(faults)
             }

@@ -80,7 +80,9 @@ impl RequestPath {
         };
         let announced = header.headers.get(CONTENT_LENGTH).and_then(|n| n.to_str().ok()).and_then(|n| n.parse().ok());
         if announced.is_some_and(|length: u64| length > route.max_body) {
-            return Err(Refusal::new(Reason::BodyTooLarge).internal(format!("the route allows {} bytes", route.max_body)));
+            return Err(
+                Refusal::new(Reason::BodyTooLarge).internal(format!("the route allows {} bytes", route.max_body))
+            );
         }
 
         // 3. Who sent it. A route with a policy goes no further without a proof.
@@ -123,7 +125,8 @@ impl RequestPath {
     fn arrive(&self, session: &mut Session, request: &mut Request) -> Result<(), Refusal> {
         let internal = |why: &str| Refusal::new(Reason::Internal).internal(why);
         let digest = session.digest().ok_or_else(|| internal("a session without a digest"))?;
-        let connection = sluice_downstream::connection(digest).ok_or_else(|| internal("a session without a connection"))?;
+        let connection =
+            sluice_downstream::connection(digest).ok_or_else(|| internal("a session without a connection"))?;
         let connection = Arc::clone(connection);
         let snapshot = Arc::clone(&request.snapshot);
         let header = session.req_header();
@@ -427,7 +430,8 @@ impl ProxyHttp for RequestPath {
     ) -> Result<()> {
         request.bytes_in += body.as_ref().map_or(0, |piece| piece.len() as u64);
         if request.route().is_some_and(|route| request.bytes_in > route.max_body) {
-            let refusal = Refusal::new(Reason::BodyTooLarge).internal(format!("{} bytes and more came", request.bytes_in));
+            let refusal =
+                Refusal::new(Reason::BodyTooLarge).internal(format!("{} bytes and more came", request.bytes_in));
             return Err(Self::stop(request, Pending::Refusal(refusal)));
         }
         self.keep_time(request, body.as_ref())
@@ -443,7 +447,8 @@ impl ProxyHttp for RequestPath {
             chosen.answered(header);
         }
         if !header.status.is_informational() {
-            request.last_try.answered = request.last_try.began.map(|began| self.units.clock.now().duration_since(began));
+            request.last_try.answered =
+                request.last_try.began.map(|began| self.units.clock.now().duration_since(began));
         }
         Ok(())
     }

@@ -13,10 +13,10 @@ use sluice_plugins::Chain;
 use sluice_resilience::Overrides;
 use sluice_routing::{RouteSpec, Table};
 use sluice_telemetry::{AccessLog, RouteMetrics, TraceConfig, Tracing};
-use sluice_vocabulary::clock::Random;
-use sluice_vocabulary::ports::LogLevel;
 use sluice_upstream::Cluster;
+use sluice_vocabulary::clock::Random;
 use sluice_vocabulary::measure::{ByteSize, Span};
+use sluice_vocabulary::ports::LogLevel;
 use sluice_vocabulary::{Fault, Path, PluginName, RouteName, TenantId, UpstreamName};
 
 use crate::compose::Units;
@@ -109,7 +109,8 @@ pub(crate) async fn prepare(units: &Units, config: Config) -> Result<Ready, Vec<
     }
     let mut chain_of = |names: &[PluginName], at: &Path| sort(plugins.chain(names, at), &mut faults);
     let at = root.key("tenants");
-    let default_chain = chain_of(&config.tenants.default.plugins, &at.key("default").key("plugins")).unwrap_or_default();
+    let default_chain =
+        chain_of(&config.tenants.default.plugins, &at.key("default").key("plugins")).unwrap_or_default();
     let mut tenant_chains = HashMap::new();
     for (tenant, policy) in &config.tenants.overrides {
         if let Some(names) = &policy.plugins {
@@ -146,7 +147,8 @@ impl Ready {
         units.plugins.commit(plugins);
         units.upstream.commit(upstream);
         let mut left = units.downstream.apply(&config.downstream_part()).err().unwrap_or_default();
-        sluice_downstream::Config { listeners: config.listeners, downstream: config.downstream } = units.downstream.in_force();
+        sluice_downstream::Config { listeners: config.listeners, downstream: config.downstream } =
+            units.downstream.in_force();
         left.extend(units.fixed.keep(&mut config));
         let level = &config.telemetry.logs.level;
         // A level that the operator set by hand stays until the file says another.

@@ -212,10 +212,14 @@ fn hold_against_the_rules(schema: &Value, whole: &Value, at: &str) {
             "type" => {
                 let one = [value.clone()];
                 let named = value.as_array().map_or(&one[..], Vec::as_slice);
-                assert!(named.iter().all(|name| name.as_str().is_some_and(|name| TYPES.contains(&name))), "{at}: {value}");
+                assert!(
+                    named.iter().all(|name| name.as_str().is_some_and(|name| TYPES.contains(&name))),
+                    "{at}: {value}"
+                );
             }
             "$ref" => {
-                let pointer = value.as_str().and_then(|target| target.strip_prefix('#')).unwrap_or_else(|| panic!("{at}"));
+                let pointer =
+                    value.as_str().and_then(|target| target.strip_prefix('#')).unwrap_or_else(|| panic!("{at}"));
                 assert!(whole.pointer(pointer).is_some(), "{at}: {value} leads nowhere");
             }
             "properties" | "$defs" | "patternProperties" => {
@@ -226,7 +230,10 @@ fn hold_against_the_rules(schema: &Value, whole: &Value, at: &str) {
             "items" | "additionalProperties" | "propertyNames" | "not" => hold_against_the_rules(value, whole, &at),
             "allOf" | "anyOf" | "oneOf" | "prefixItems" => {
                 let inner = value.as_array().filter(|inner| !inner.is_empty()).unwrap_or_else(|| panic!("{at}"));
-                inner.iter().enumerate().for_each(|(n, inner)| hold_against_the_rules(inner, whole, &format!("{at}/{n}")));
+                inner
+                    .iter()
+                    .enumerate()
+                    .for_each(|(n, inner)| hold_against_the_rules(inner, whole, &format!("{at}/{n}")));
             }
             "required" => {
                 let names: BTreeSet<_> = value.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
@@ -266,7 +273,8 @@ async fn the_published_schema_is_a_schema_that_describes_every_key_and_allows_no
     };
     described(&schema, "#");
     let sections: Vec<_> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
-    for section in ["listeners", "admin", "issuers", "tenants", "plugins", "upstreams", "routes", "telemetry", "kernel"] {
+    for section in ["listeners", "admin", "issuers", "tenants", "plugins", "upstreams", "routes", "telemetry", "kernel"]
+    {
         assert!(sections.contains(&section), "{section} is not in {sections:?}");
     }
     for (name, definition) in schema["$defs"].as_object().unwrap() {
@@ -352,14 +360,18 @@ async fn a_file_that_vanishes_changes_nothing_and_is_told() {
     let origin = origin().on("/*", Reply::text("old")).run().await;
     let edge = gateway().config(CONFIG).set("origin", origin.address()).run().await;
     std::fs::remove_file(edge.folder().join("sluice.yaml")).unwrap();
-    edge.metrics_when("the loss to be noticed", |metrics| metrics.value("sluice_config_file_vanished_total", &[]) == 1.0)
-        .await;
+    edge.metrics_when("the loss to be noticed", |metrics| {
+        metrics.value("sluice_config_file_vanished_total", &[]) == 1.0
+    })
+    .await;
     assert_eq!(answer(&edge).await, "old");
     let (state, reason) = unit(&edge, "config").await;
     assert!(state == "degraded" && reason.contains("sluice.yaml"), "{state}: {reason}");
     edge.rewrite(CONFIG);
-    sluice_testkit::eventually("the unit to be ready", async || (unit(&edge, "config").await.0 == "ready").then_some(()))
-        .await;
+    sluice_testkit::eventually("the unit to be ready", async || {
+        (unit(&edge, "config").await.0 == "ready").then_some(())
+    })
+    .await;
     edge.stop().await;
 }
 

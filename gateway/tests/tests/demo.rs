@@ -93,7 +93,10 @@ async fn interactive() -> (Child, String) {
 #[tokio::test]
 async fn the_printed_commands_work_when_pasted() {
     let (mut child, text) = interactive().await;
-    let tokens: Vec<&str> = text.lines().filter(|line| line.split_once('=').is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase()))).collect();
+    let tokens: Vec<&str> = text
+        .lines()
+        .filter(|line| line.split_once('=').is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase())))
+        .collect();
     assert_eq!(tokens.len(), 3, "three tenants' tokens: {text}");
     // Each command says in its comment which status it shows.
     let promised = |line: &str| {

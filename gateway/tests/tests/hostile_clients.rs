@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sluice_testkit::{
-    DEADLINE, Gateway, Origin, RawConnection, Reply, authority, client, eventually, gateway, issuer, origin, raw, within,
+    DEADLINE, Gateway, Origin, RawConnection, Reply, authority, client, eventually, gateway, issuer, origin, raw,
+    within,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -44,8 +45,18 @@ const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Name, what follows `POST / HTTP/1.1` and `Host: a` (before a hidden request), the status, the breach.
 const SMUGGLING: &[(&str, &str, u16, &str)] = &[
-    ("a space before the colon", "Transfer-Encoding: chunked\r\nTransfer-Encoding : x\r\n\r\n0\r\n\r\n", 400, "space-before-colon"),
-    ("an unknown coding", "Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\n\r\n0\r\n\r\n", 400, "transfer-encoding"),
+    (
+        "a space before the colon",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding : x\r\n\r\n0\r\n\r\n",
+        400,
+        "space-before-colon",
+    ),
+    (
+        "an unknown coding",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\n\r\n0\r\n\r\n",
+        400,
+        "transfer-encoding",
+    ),
     ("chunked not last", "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400, "transfer-encoding"),
     ("a folded field", "X: y\r\n Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400, "obs-fold"),
     ("a coding on a folded line", "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", 400, "transfer-encoding"),
@@ -229,13 +240,15 @@ async fn ten_thousand_idle_connections_keep_nobody_out_until_the_limit_which_ref
     // The gateway inherits it.
     setrlimit(Resource::Nofile, Rlimit { current: open_files.maximum.or(Some(needed)), ..open_files }).unwrap();
     let origin = origin().run().await;
-    let edge = before(&origin, &format!("limits: {{ connections: {LIMIT} }}, timeouts: {{ header: 60s, idle: 60s }}")).await;
+    let edge =
+        before(&origin, &format!("limits: {{ connections: {LIMIT} }}, timeouts: {{ header: 60s, idle: 60s }}")).await;
     let memory = edge.resident_bytes();
     let mut held = Vec::with_capacity(LIMIT);
     for _ in 0..IDLE {
         held.push(idle(edge.address()).await);
     }
-    let active = |metrics: &sluice_testkit::Metrics| metrics.value("sluice_downstream_connections_active", &[]) as usize;
+    let active =
+        |metrics: &sluice_testkit::Metrics| metrics.value("sluice_downstream_connections_active", &[]) as usize;
     edge.metrics_when("all of them to be accepted", |metrics| active(metrics) == IDLE).await;
     let each = edge.resident_bytes().saturating_sub(memory) / IDLE as u64;
     assert!(each < 20 << 10, "an idle connection costs {each} bytes");
@@ -298,12 +311,17 @@ routes: [ { name: all, match: { path: '/*' }, auth: { issuer: corp }, upstream: 
         ("a claim said twice", bearer(&corp.token().sign_payload(b"{\"sub\":\"a\",\"sub\":\"b\"}")), "token-malformed"),
         ("an expiry that is no number", bearer(&corp.token().claim("exp", "soon").sign()), "token-rejected"),
         ("no expiry", bearer(&corp.token().without("exp").sign()), "token-rejected"),
-        ("a critical extension", bearer(&corp.token().header("crit", serde_json::json!(["x"])).sign()), "token-rejected"),
+        (
+            "a critical extension",
+            bearer(&corp.token().header("crit", serde_json::json!(["x"])).sign()),
+            "token-rejected",
+        ),
         ("another's key", bearer(&corp.token().signed_by_stranger()), "token-rejected"),
     ];
     let mut expected = std::collections::BTreeMap::new();
     for (name, values, reason) in &table {
-        let request = values.iter().fold(client().get(edge.url("/")), |request, value| request.header("authorization", value));
+        let request =
+            values.iter().fold(client().get(edge.url("/")), |request, value| request.header("authorization", value));
         let answer = request.send().await;
         assert_eq!(answer.json()["type"], format!("urn:sluice:problem:{reason}"), "{name}");
         *expected.entry(*reason).or_insert(0.0) += 1.0;

@@ -57,13 +57,16 @@ async fn tokens_of_an_issuer_that_cannot_be_heard_get_503_in_bounded_time_and_ev
         let memory = edge.resident_bytes();
         let token = corp.token().sign();
         let began = Instant::now();
-        let asking: Vec<_> = (0..16)
-            .map(|_| tokio::spawn(client().get(edge.url("/closed")).bearer(&token).send()))
-            .collect();
+        let asking: Vec<_> =
+            (0..16).map(|_| tokio::spawn(client().get(edge.url("/closed")).bearer(&token).send())).collect();
         assert_eq!(client().get(edge.url("/open")).send().await.status, 200, "{name}");
         for answer in asking {
             let answer = answer.await.unwrap();
-            assert_eq!((answer.status.as_u16(), &answer.json()["type"]), (503, &"urn:sluice:problem:keys-unavailable".into()), "{name}");
+            assert_eq!(
+                (answer.status.as_u16(), &answer.json()["type"]),
+                (503, &"urn:sluice:problem:keys-unavailable".into()),
+                "{name}"
+            );
         }
         assert!(began.elapsed() < Duration::from_secs(4), "{name}: the answers took {:?}", began.elapsed());
         assert_eq!(origin.count(), 1, "{name}");

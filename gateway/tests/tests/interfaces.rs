@@ -69,7 +69,8 @@ async fn world() -> World {
     assert_eq!(client().get(edge.url("/closed")).send().await.status, 502);
     // The probes' figures are read once a second: wait until every upstream has its own.
     edge.metrics_when("the kernel's figures, or the news that there are none", |metrics| {
-        metrics.value("sluice_kernel_probe_on", &[]) == 0.0 || metrics.has("sluice_kernel_connects_total", &[("upstream", "closed")])
+        metrics.value("sluice_kernel_probe_on", &[]) == 0.0
+            || metrics.has("sluice_kernel_connects_total", &[("upstream", "closed")])
     })
     .await;
     World { edge, corp, _origin: origin }
@@ -115,7 +116,8 @@ fn families(page: &str) -> BTreeMap<String, Family> {
             ["#", ..] => {}
             _ => {
                 let labels = &mut families.get_mut(&current).unwrap().labels;
-                let inside = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(inside, _)| inside);
+                let inside =
+                    line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(inside, _)| inside);
                 let keys = inside.split("\",").filter_map(|pair| pair.split_once('=')).map(|(key, _)| key.to_owned());
                 labels.extend(keys.filter(|key| key != "le"));
             }
@@ -134,7 +136,8 @@ async fn every_metric_is_documented_with_its_type_unit_and_labels() {
         let [name, kind, unit, labels, meaning] = &row[..] else { panic!("{row:?}") };
         let family = found.remove(name).unwrap_or_else(|| panic!("{name} is documented, and absent"));
         assert_eq!((&family.kind, &family.unit), (kind, unit), "{name}");
-        let labels: BTreeSet<String> = labels.split(", ").filter(|label| !label.is_empty()).map(str::to_owned).collect();
+        let labels: BTreeSet<String> =
+            labels.split(", ").filter(|label| !label.is_empty()).map(str::to_owned).collect();
         // A family without samples, as the probes' are where there are none, shows no labels.
         let bare = family.labels.is_empty() && !page.text().lines().any(|line| line.starts_with(&format!("{name}{{")));
         assert!(family.labels == labels || bare, "{name} has the labels {:?}", family.labels);
@@ -152,7 +155,12 @@ fn every_problem_type_is_documented_with_its_statuses() {
         .iter()
         .map(|reason| {
             let slug = format!("{PROBLEM_TYPE_PREFIX}{}", reason.slug());
-            vec![slug, reason.status().as_u16().to_string(), reason.grpc_status().to_string(), reason.title().to_owned()]
+            vec![
+                slug,
+                reason.status().as_u16().to_string(),
+                reason.grpc_status().to_string(),
+                reason.title().to_owned(),
+            ]
         })
         .collect();
     let (missing, extra): (Vec<_>, Vec<_>) = (known.difference(&rows).collect(), rows.difference(&known).collect());
@@ -226,10 +234,14 @@ fn hold_against_the_document(heading: &str, values: &[Value]) {
     let documented = documented_keys(heading);
     let mut found = BTreeSet::new();
     values.iter().for_each(|value| key_paths(value, "", &mut found));
-    let parents = |path: &str| documented.keys().any(|key| key.split('/').count() > path.split('/').count() && {
-        let prefix: Vec<_> = key.split('/').take(path.split('/').count()).collect();
-        covers(&prefix.join("/"), path)
-    });
+    let parents = |path: &str| {
+        documented.keys().any(|key| {
+            key.split('/').count() > path.split('/').count() && {
+                let prefix: Vec<_> = key.split('/').take(path.split('/').count()).collect();
+                covers(&prefix.join("/"), path)
+            }
+        })
+    };
     let undocumented: Vec<_> =
         found.iter().filter(|path| !documented.keys().any(|key| covers(key, path)) && !parents(path)).collect();
     assert!(undocumented.is_empty(), "{heading}: not documented: {undocumented:#?}");
@@ -269,7 +281,8 @@ async fn every_key_of_access_records_and_problems_is_documented() {
     let request = client().get(world.edge.url("/orders/7?q=1&r=2")).bearer(&token).header("x-one", "1");
     assert_eq!(request.send().await.status, 200);
     let missing = client().get(world.edge.url("/orders/7?q=1")).header("x-one", "1").send().await.json();
-    let blocked = client().get(world.edge.url("/orders/7?q=1")).bearer(&token).header("x-one", "1").header("x-blocked", "yes");
+    let blocked =
+        client().get(world.edge.url("/orders/7?q=1")).bearer(&token).header("x-one", "1").header("x-blocked", "yes");
     let refused = blocked.send().await.json();
     hold_against_the_document("### Problem documents", &[missing, refused]);
     let path = world.edge.folder().join("access.log");

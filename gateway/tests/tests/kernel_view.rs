@@ -26,9 +26,10 @@ fn doctor(stdout: &str) -> Value {
 
 #[tokio::test]
 async fn the_doctor_says_what_runs_what_is_missing_and_what_stands_in() {
-    for outcome in
-        [run_to_end(["kernel", "doctor", "--json"]).await, run_to_end_unprivileged(["kernel", "doctor", "--json"]).await]
-    {
+    for outcome in [
+        run_to_end(["kernel", "doctor", "--json"]).await,
+        run_to_end_unprivileged(["kernel", "doctor", "--json"]).await,
+    ] {
         assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
         let report = doctor(&outcome.stdout);
         assert!(!report["kernel"].as_str().unwrap().is_empty());
@@ -94,9 +95,8 @@ routes:
     }
     let metrics = edge
         .metrics_when("the kernel's figures", |metrics| {
-            let count = |name: &str, upstream: &str, label: (&str, &str)| {
-                metrics.value(name, &[("upstream", upstream), label])
-            };
+            let count =
+                |name: &str, upstream: &str, label: (&str, &str)| metrics.value(name, &[("upstream", upstream), label]);
             count("sluice_kernel_resets_total", "resets", ("side", "peer")) == 3.0
                 && count("sluice_kernel_closes_total", "resets", ("how", "peer_reset")) == 3.0
                 && count("sluice_kernel_closes_total", "closes", ("how", "peer_close"))
@@ -110,8 +110,8 @@ routes:
     assert_eq!(of("sluice_kernel_connects_total", "resets"), 3.0);
     assert_eq!(of("sluice_kernel_connect_duration_seconds_count", "keeps"), 1.0);
     assert_eq!(of("sluice_kernel_resets_total", "keeps"), 0.0);
-    let established =
-        metrics.value("sluice_kernel_resets_total", &[("upstream", "resets"), ("side", "peer"), ("state", "established")]);
+    let established = metrics
+        .value("sluice_kernel_resets_total", &[("upstream", "resets"), ("side", "peer"), ("state", "established")]);
     assert_eq!(established, 3.0, "in which state of ours the resets came");
 
     let page = client.get(edge.admin_url("/kernel")).send().await.json();

@@ -78,7 +78,9 @@ plugins:
     assert!(!config.to_string().contains("hunter2"), "{config:#}");
 
     let index = client().get(edge.admin_url("/")).send().await.text().to_owned();
-    for path in ["/healthz", "/readyz", "/metrics", "/routes", "/upstreams", "/issuers", "/plugins", "/kernel", "/config"] {
+    for path in
+        ["/healthz", "/readyz", "/metrics", "/routes", "/upstreams", "/issuers", "/plugins", "/kernel", "/config"]
+    {
         assert!(index.contains(path), "{path} is not in the index: {index}");
     }
     assert_eq!(client().get(edge.admin_url("/nowhere")).send().await.status, 404);
@@ -167,7 +169,8 @@ async fn a_web_page_cannot_reach_the_operators_door_through_a_browser() {
     let edge = before(&origin, "").await;
     let rebound = client().get(edge.admin_url("/config")).header("host", "attacker.example").send().await;
     assert_eq!(rebound.status, 403, "a name that somebody else may point here");
-    let foreign = client().post(edge.admin_url("/reload"), "").header("origin", "https://attacker.example").send().await;
+    let foreign =
+        client().post(edge.admin_url("/reload"), "").header("origin", "https://attacker.example").send().await;
     assert_eq!(foreign.status, 403, "a request that a page of another origin made");
     edge.stop().await;
 }
@@ -241,7 +244,10 @@ async fn a_relative_access_log_lies_beside_the_configuration_and_a_rotated_one_i
     let path = edge.folder().join("access.log");
     client().get(edge.url("/first")).send().await;
     let lines = lines_of(&path, 1).await;
-    assert!(lines[0].contains(" 200 GET ") && lines[0].contains("/first") && lines[0].contains("route=all"), "{lines:?}");
+    assert!(
+        lines[0].contains(" 200 GET ") && lines[0].contains("/first") && lines[0].contains("route=all"),
+        "{lines:?}"
+    );
     std::fs::rename(&path, edge.folder().join("access.log.1")).unwrap();
     // Requests go on while the file is away; those written before it is missed are in the file that was moved.
     eventually("a file of the old name", async || {
@@ -302,7 +308,9 @@ telemetry: {{ logs: {{ output: /dev/full }} }}
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
         let lost = answer.lines().find(|line| {
-            line.starts_with("sluice_telemetry_lines_lost_total{") && line.contains("\"log\"") && line.contains("\"write\"")
+            line.starts_with("sluice_telemetry_lines_lost_total{")
+                && line.contains("\"log\"")
+                && line.contains("\"write\"")
         })?;
         (!lost.ends_with(" 0")).then_some(answer)
     })
@@ -357,7 +365,10 @@ async fn every_refusal_carries_the_id_under_which_it_is_found_again() {
         answers.push(client().get(edge.url("/")).send().await);
     }
     let refused = &answers[1];
-    assert_eq!((refused.status.as_u16(), &refused.json()["type"]), (429, &"urn:sluice:problem:address-rate-limited".into()));
+    assert_eq!(
+        (refused.status.as_u16(), &refused.json()["type"]),
+        (429, &"urn:sluice:problem:address-rate-limited".into())
+    );
     let id = refused.header("x-request-id").unwrap();
     assert!(id.len() >= 16, "{id:?}");
     assert_eq!(refused.json()["request_id"], id);

@@ -52,9 +52,8 @@ routes:
     assert_eq!(client().get(edge.url("/other")).send().await.header("x-region"), None);
     let metrics = edge.metrics().await;
     for language in ["rust", "as"] {
-        let invocations = |phase| {
-            metrics.value("sluice_plugin_invocations_total", &[("plugin", language), ("phase", phase)])
-        };
+        let invocations =
+            |phase| metrics.value("sluice_plugin_invocations_total", &[("plugin", language), ("phase", phase)]);
         assert_eq!((invocations("request-headers"), invocations("response-headers")), (4.0, 2.0), "{language}");
         assert_eq!(metrics.value("sluice_plugin_instances", &[("plugin", language)]), 0.0);
     }
@@ -131,9 +130,7 @@ fn misdeeds(phase: &str, on_failure: &str) -> String {
 }
 
 fn failures(metrics: &Metrics, plugin: &str) -> Vec<(String, f64)> {
-    let of = |reason: &String| {
-        metrics.value("sluice_plugin_failures_total", &[("plugin", plugin), ("reason", reason)])
-    };
+    let of = |reason: &String| metrics.value("sluice_plugin_failures_total", &[("plugin", plugin), ("reason", reason)]);
     let reasons = metrics.label_values("sluice_plugin_failures_total", "reason");
     reasons.into_iter().map(|reason| (of(&reason), reason)).filter(|(n, _)| *n > 0.0).map(|(n, r)| (r, n)).collect()
 }
@@ -218,7 +215,10 @@ routes:
     let edge = world(config, &origin).run().await;
     for client in [client(), client().http2()] {
         let refused = client.get(edge.url("/refuses")).send().await;
-        assert_eq!((refused.status.as_u16(), &refused.json()["type"]), (403, &"urn:sluice:problem:plugin-refused".into()));
+        assert_eq!(
+            (refused.status.as_u16(), &refused.json()["type"]),
+            (403, &"urn:sluice:problem:plugin-refused".into())
+        );
         assert!(refused.json()["detail"].as_str().unwrap().len() <= 256, "{}", refused.text());
         assert!(!refused.text().contains("\"headers\""), "the upstream's body came along: {}", refused.text());
     }

@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         (Some(question), Some(table)) => {
             let encoded_slash = loaded.config.downstream.path.encoded_slash;
             Some(explain(table, encoded_slash, question, &arguments.header)?)
-        },
+        }
         _ => None,
     };
     if arguments.json {

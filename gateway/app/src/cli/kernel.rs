@@ -11,10 +11,12 @@ use super::Failure;
 
 /// What to look at.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sluice kernel doctor          what this host allows, what is missing, what stands in\n  \
+#[command(
+    after_help = "Examples:\n  sluice kernel doctor          what this host allows, what is missing, what stands in\n  \
     sluice kernel top             live endpoints, once a second\n  sluice kernel top --json --rounds 1\n  \
     sluice kernel events --json   connections that ended abnormally, as they end\n\n\
-    Needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root; `doctor` needs nothing.")]
+    Needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root; `doctor` needs nothing."
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     look: Look,
@@ -104,9 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Failure::Run(text)
     };
     match &arguments.look {
-        Look::Doctor { json } => {
-            super::say(sluice_kernel::cli::doctor(*json))
-        }
+        Look::Doctor { json } => super::say(sluice_kernel::cli::doctor(*json)),
         Look::Top(top) => sluice_kernel::cli::top(&top.options()).map_err(told),
         Look::Events(events) => {
             let defaults = EventsOptions::default();

@@ -144,7 +144,10 @@ fn show(inspect: &Inspect) -> Result<(), Failure> {
     let token = token.strip_prefix("Bearer ").unwrap_or(token);
     let parts: Vec<&str> = token.split('.').collect();
     let [header, claims, _signature] = parts[..] else {
-        return Err(Failure::usage(format!("not a signed token: expected 3 parts between dots, found {}", parts.len())));
+        return Err(Failure::usage(format!(
+            "not a signed token: expected 3 parts between dots, found {}",
+            parts.len()
+        )));
     };
     let header = part("header", header)?;
     let claims = part("claims", claims)?;

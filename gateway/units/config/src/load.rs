@@ -145,7 +145,6 @@ fn place(error: &serde_path_to_error::Error<serde_json::Error>, report: &Report,
     report.original(&path)
 }
 
-
 /// The texts that must not be shown, so that a rule's message that repeats one can be cleared of it.
 fn hidden_texts(root: &Node, masks: &[Span]) -> Vec<String> {
     let masks: HashSet<&Span> = masks.iter().collect();

@@ -44,7 +44,9 @@ impl Issuer {
     /// The key set that is published: one RSA key, one P-256 key.
     pub(super) fn key_set(&self) -> Result<Value, String> {
         let mut keys = Vec::new();
-        for (key, algorithm, kid) in [(&self.rsa, Algorithm::RS256, "demo-rsa"), (&self.elliptic, Algorithm::ES256, "demo-ec")] {
+        for (key, algorithm, kid) in
+            [(&self.rsa, Algorithm::RS256, "demo-rsa"), (&self.elliptic, Algorithm::ES256, "demo-ec")]
+        {
             if let Value::Array(one) = key_set(key, algorithm, kid)?["keys"].take() {
                 keys.extend(one);
             }

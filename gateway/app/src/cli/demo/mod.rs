@@ -41,8 +41,14 @@ pub(crate) struct Arguments {
 
 const CONFIG: &str = include_str!("demo.yaml");
 const COMPONENTS: &[(&str, &[u8])] = &[
-    ("add-region.wasm", include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/prebuilt/add_region_rust.wasm"))),
-    ("add-region-as.wasm", include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/prebuilt/add_region_as.wasm"))),
+    (
+        "add-region.wasm",
+        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/prebuilt/add_region_rust.wasm")),
+    ),
+    (
+        "add-region-as.wasm",
+        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/prebuilt/add_region_as.wasm")),
+    ),
     ("hostile.wasm", include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/prebuilt/hostile.wasm"))),
 ];
 
@@ -141,10 +147,10 @@ fn once(world: World, as_json: bool, began: Instant) -> Result<(), Failure> {
     let kernel_faults = kernel_faults(&kernel);
     let ok = played.iter().all(play::Played::went_well) && kernel_faults.is_empty();
     if as_json {
-        writeln!(out, "{:#}", json!({ "ok": ok, "scenes": played, "kernel": kernel, "kernel_faults": kernel_faults })).map_err(Failure::run)?;
-    } else {
-        writeln!(out, "\nWhat the kernel saw of this run:\n{}", kernel_text(&kernel))
+        writeln!(out, "{:#}", json!({ "ok": ok, "scenes": played, "kernel": kernel, "kernel_faults": kernel_faults }))
             .map_err(Failure::run)?;
+    } else {
+        writeln!(out, "\nWhat the kernel saw of this run:\n{}", kernel_text(&kernel)).map_err(Failure::run)?;
         for fault in &kernel_faults {
             writeln!(out, "  FAILED: {fault}").map_err(Failure::run)?;
         }
@@ -159,7 +165,8 @@ fn once(world: World, as_json: bool, began: Instant) -> Result<(), Failure> {
 /// Probes are attached a moment after the gateway serves. What they can see from the start, they should.
 fn wait_for_probes(world: &World) {
     let mut kernel = world.gateway.units.kernel.health().watch();
-    let settled = async { tokio::time::timeout(KERNEL_PATIENCE, kernel.wait_for(|state| *state != State::Starting)).await };
+    let settled =
+        async { tokio::time::timeout(KERNEL_PATIENCE, kernel.wait_for(|state| *state != State::Starting)).await };
     // Without them the demo plays all the same, and says so.
     let _ = world.gateway.background.block_on(settled).is_ok();
 }
@@ -183,7 +190,8 @@ fn kernel_text(view: &Value) -> String {
         let why = view["health"]["reason"].as_str().unwrap_or("no connection was seen");
         return format!("  nothing: {why}\n  (`sluice kernel doctor` says what would turn it on)\n");
     }
-    let mut text = String::from("  upstream  endpoint               opened  connect    rtt  resets: by peer  by us  refused\n");
+    let mut text =
+        String::from("  upstream  endpoint               opened  connect    rtt  resets: by peer  by us  refused\n");
     for endpoint in upstreams {
         let counted = &endpoint["counted"];
         let number = |value: &Value| value.as_u64().unwrap_or(0);

@@ -118,17 +118,34 @@ pub(super) fn scenes(issuer: &Issuer) -> Result<Vec<Scene>, String> {
         expectations,
     };
     Ok(vec![
-        scene("good token, RS256", "/orders/42", Some(&good), 200, vec![
-            Body("\"origin\": \"demo\""),
-            OriginGot("x-auth-subject", "ada"),
-            OriginGot("x-tenant", "acme"),
-        ]),
-        scene("good token, ES256", "/orders/42", Some(&issuer.es256(CLAIMS)?), 200, vec![OriginGot("x-auth-subject", "ada")]),
-        scene("no token", "/orders/42", None, 401, vec![Problem("token-missing"), Header("www-authenticate", "Bearer")]),
-        scene("expired token", "/orders/42", Some(&issuer.rs256(Claims { expires_in: -3600, ..CLAIMS })?), 401, vec![
-            Problem("token-expired"),
-            Header("www-authenticate", "error=\"invalid_token\""),
-        ]),
+        scene(
+            "good token, RS256",
+            "/orders/42",
+            Some(&good),
+            200,
+            vec![Body("\"origin\": \"demo\""), OriginGot("x-auth-subject", "ada"), OriginGot("x-tenant", "acme")],
+        ),
+        scene(
+            "good token, ES256",
+            "/orders/42",
+            Some(&issuer.es256(CLAIMS)?),
+            200,
+            vec![OriginGot("x-auth-subject", "ada")],
+        ),
+        scene(
+            "no token",
+            "/orders/42",
+            None,
+            401,
+            vec![Problem("token-missing"), Header("www-authenticate", "Bearer")],
+        ),
+        scene(
+            "expired token",
+            "/orders/42",
+            Some(&issuer.rs256(Claims { expires_in: -3600, ..CLAIMS })?),
+            401,
+            vec![Problem("token-expired"), Header("www-authenticate", "error=\"invalid_token\"")],
+        ),
         scene(
             "token for another audience",
             "/orders/42",
@@ -136,24 +153,42 @@ pub(super) fn scenes(issuer: &Issuer) -> Result<Vec<Scene>, String> {
             401,
             vec![Problem("token-not-accepted-here")],
         ),
-        scene("token without the scope", "/orders/42", Some(&issuer.rs256(Claims { scope: "orders:write", ..CLAIMS })?), 403, vec![
-            Problem("scope-missing"),
-            Header("www-authenticate", "error=\"insufficient_scope\""),
-        ]),
+        scene(
+            "token without the scope",
+            "/orders/42",
+            Some(&issuer.rs256(Claims { scope: "orders:write", ..CLAIMS })?),
+            403,
+            vec![Problem("scope-missing"), Header("www-authenticate", "error=\"insufficient_scope\"")],
+        ),
         scene("forged signature", "/orders/42", Some(&issuer.forged(CLAIMS)?), 401, vec![Problem("token-rejected")]),
-        scene("alg: none", "/orders/42", Some(&Issuer::unsigned(CLAIMS)), 401, vec![
-            Header("www-authenticate", "error=\"invalid_token\""),
-            Header("content-type", "application/problem+json"),
-        ]),
+        scene(
+            "alg: none",
+            "/orders/42",
+            Some(&Issuer::unsigned(CLAIMS)),
+            401,
+            vec![
+                Header("www-authenticate", "error=\"invalid_token\""),
+                Header("content-type", "application/problem+json"),
+            ],
+        ),
         Scene {
             headers: &[("x-auth-subject", "root"), ("x-tenant", "globex")],
-            ..scene("identity headers from a client", "/orders/42", Some(&good), 200, vec![
-                OriginGot("x-auth-subject", "ada"),
-                OriginGot("x-tenant", "acme"),
-            ])
+            ..scene(
+                "identity headers from a client",
+                "/orders/42",
+                Some(&good),
+                200,
+                vec![OriginGot("x-auth-subject", "ada"), OriginGot("x-tenant", "acme")],
+            )
         },
         scene("a plugin (Rust) adds a header", "/orders/42", Some(&good), 200, vec![OriginGot("x-region", "eu-1")]),
-        scene("a plugin (AssemblyScript) adds it", "/parcels/42", Some(&good), 200, vec![OriginGot("x-region", "eu-2")]),
+        scene(
+            "a plugin (AssemblyScript) adds it",
+            "/parcels/42",
+            Some(&good),
+            200,
+            vec![OriginGot("x-region", "eu-2")],
+        ),
         Scene {
             headers: &[("x-blocked", "yes")],
             ..scene("a plugin refuses", "/orders/42", Some(&good), 403, vec![Problem("plugin-refused")])
@@ -162,7 +197,13 @@ pub(super) fn scenes(issuer: &Issuer) -> Result<Vec<Scene>, String> {
             headers: &[("x-trap", "now")],
             ..scene("a plugin traps", "/fragile/42", None, 500, vec![Problem("plugin-failed")])
         },
-        scene("and harms nobody else", "/fragile/42", None, 200, vec![Body("\"origin\": \"demo\""), OriginDidNotGet("x-hostile")]),
+        scene(
+            "and harms nobody else",
+            "/fragile/42",
+            None,
+            200,
+            vec![Body("\"origin\": \"demo\""), OriginDidNotGet("x-hostile")],
+        ),
         Scene {
             times: 4,
             ..scene(
