@@ -11,6 +11,8 @@ mod fixed;
 mod snapshot;
 mod request_path;
 mod request;
+mod headers;
+mod access;
 mod answers;
 mod compression;
 mod reload;

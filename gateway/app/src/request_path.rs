@@ -24,16 +24,17 @@ use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use sluice_downstream::hop_by_hop;
-use sluice_plugins::{Chain, HeaderOp, Operations, Outcome, RequestHead, ResponseHead, Who};
+use sluice_plugins::{Chain, Outcome, ResponseHead};
 use sluice_resilience::{Deadlines, Exchange};
 use sluice_routing::{Decision, DirectAnswer};
-use sluice_telemetry::AccessRecord;
 use sluice_telemetry::trace::TRACE_HEADERS;
 use sluice_vocabulary::{Reason, Refusal};
 
+use crate::access::record;
 use crate::answers::{self, Answer, X_REQUEST_ID};
 use crate::compose::Units;
 use crate::compression::{self, Compression};
+use crate::headers::{apply, apply_to_response, broken, host_of, join_cookies, owned_head, who};
 use crate::request::{Arrived, LastTry, Pending, Request};
 
 /// The proxy as Pingora sees it.
@@ -644,126 +645,4 @@ fn judge(session: &Session, request: &mut Request, mut error: Box<Error>) -> Box
     request.retries += u32::from(verdict.retry.is_yes());
     error.set_retry(verdict.retry.is_yes());
     error
-}
-
-/// The host that the request names, in lower case and without port or final dot. It was held against its grammar before;
-/// HTTP/1.0 need not name any.
-fn host_of(header: &RequestHeader) -> Result<Box<str>, Refusal> {
-    let named = match header.uri.authority() {
-        Some(authority) => authority.as_str().as_bytes(),
-        None => header.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes),
-    };
-    if named.is_empty() {
-        return Ok(Box::default());
-    }
-    let bad = || Refusal::new(Reason::BadHost).internal(format!("host {:?}", String::from_utf8_lossy(named)));
-    let (name, _port) = sluice_downstream::host::split(named).ok_or_else(bad)?;
-    let name = std::str::from_utf8(name).map_err(|_| bad())?;
-    let mut host: Box<str> = name.strip_suffix('.').unwrap_or(name).into();
-    host.make_ascii_lowercase();
-    Ok(host)
-}
-
-/// HTTP/2 may send each cookie in a field of its own, which nothing but HTTP/2 understands (RFC 9113 8.2.3).
-fn join_cookies(header: &mut RequestHeader) -> Result<(), Refusal> {
-    let mut crumbs = header.headers.get_all(header::COOKIE).iter();
-    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return Ok(()) };
-    let mut whole = first.as_bytes().to_vec();
-    for crumb in std::iter::once(second).chain(crumbs) {
-        whole.extend_from_slice(b"; ");
-        whole.extend_from_slice(crumb.as_bytes());
-    }
-    header.insert_header(header::COOKIE, whole).map_err(broken)
-}
-
-/// The request's head as plugins get it.
-fn owned_head(header: &RequestHeader, request: &Request) -> Result<RequestHead, Refusal> {
-    let Some(arrived) = &request.arrived else {
-        return Err(Refusal::new(Reason::Internal).internal("plugins before arrival"));
-    };
-    Ok(RequestHead {
-        method: header.method.clone(),
-        scheme: arrived.client.scheme,
-        host: arrived.host.clone(),
-        path: header.uri.path().into(),
-        query: header.uri.query().map(Into::into),
-        headers: header.headers.clone(),
-    })
-}
-
-fn who(request: &Request) -> Who {
-    Who { request_id: request.id().into(), tenant: request.tenant.clone() }
-}
-
-fn apply(header: &mut RequestHeader, operations: impl Iterator<Item = HeaderOp>) -> Result<()> {
-    for operation in operations {
-        match operation {
-            HeaderOp::Set(name, value) => header.insert_header(name, value)?,
-            HeaderOp::Append(name, value) => {
-                header.append_header(name, value)?;
-            }
-            HeaderOp::Remove(name) => {
-                header.remove_header(&name);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn apply_to_response(header: &mut ResponseHeader, operations: Operations) -> Result<()> {
-    for operation in operations {
-        match operation {
-            HeaderOp::Set(name, value) => header.insert_header(name, value)?,
-            HeaderOp::Append(name, value) => {
-                header.append_header(name, value)?;
-            }
-            HeaderOp::Remove(name) => {
-                header.remove_header(&name);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn broken(error: Box<Error>) -> Refusal {
-    Refusal::new(Reason::Internal).internal(error.to_string())
-}
-
-fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16, duration: Duration) {
-    let header = session.req_header();
-    let (Some(arrived), Some(started_at)) = (&request.arrived, request.started_at) else { return };
-    let trace_id = arrived.trace.trace_id();
-    let identity = request.verified.as_ref().map(sluice_auth::Verified::identity);
-    let error = error.map(ToString::to_string);
-    request.snapshot.access_log.record(&AccessRecord {
-        trace_id: Some(trace_id.as_str()),
-        protocol: match arrived.version {
-            http::Version::HTTP_2 => "HTTP/2",
-            http::Version::HTTP_10 => "HTTP/1.0",
-            _ => "HTTP/1.1",
-        },
-        tls_version: arrived.connection.tls.as_ref().map(|tls| tls.version),
-        method: header.method.as_str(),
-        host: &arrived.host,
-        path: header.uri.path(),
-        query: header.uri.query(),
-        route: request.route().map(|route| route.name.as_str()),
-        tenant: request.tenant.as_ref().map(|tenant| tenant.as_str()),
-        issuer: identity.map(|identity| identity.issuer.as_str()),
-        subject: identity.and_then(|identity| identity.subject.as_deref()),
-        status,
-        refusal: request.refused.map(Reason::slug),
-        error: request.internal.as_deref().or(error.as_deref()),
-        bytes_in: request.bytes_in,
-        bytes_out: session.body_bytes_sent() as u64,
-        duration,
-        plugins: (!request.plugin_time.is_zero()).then_some(request.plugin_time),
-        upstream: request.route().and_then(|route| route.upstream.as_ref()).map(|name| name.as_str()),
-        endpoint: request.last_try.endpoint,
-        upstream_connect: request.last_try.connected,
-        upstream_response: request.last_try.answered,
-        upstream_reused: request.last_try.reused,
-        retries: request.retries,
-        ..AccessRecord::new(started_at, arrived.id.as_str(), arrived.client.ip)
-    });
 }

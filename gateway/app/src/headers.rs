@@ -1,0 +1,93 @@
+//! A request's and a response's header on their way through: what is read from them, and what is changed in them.
+
+use http::HeaderValue;
+use http::header;
+use pingora_error::{Error, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use sluice_plugins::{HeaderOp, Operations, RequestHead, Who};
+use sluice_vocabulary::{Reason, Refusal};
+
+use crate::request::Request;
+
+/// The host that the request names, in lower case and without port or final dot. It was held against its grammar before;
+/// HTTP/1.0 need not name any.
+pub(crate) fn host_of(header: &RequestHeader) -> Result<Box<str>, Refusal> {
+    let named = match header.uri.authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => header.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes),
+    };
+    if named.is_empty() {
+        return Ok(Box::default());
+    }
+    let bad = || Refusal::new(Reason::BadHost).internal(format!("host {:?}", String::from_utf8_lossy(named)));
+    let (name, _port) = sluice_downstream::host::split(named).ok_or_else(bad)?;
+    let name = std::str::from_utf8(name).map_err(|_| bad())?;
+    let mut host: Box<str> = name.strip_suffix('.').unwrap_or(name).into();
+    host.make_ascii_lowercase();
+    Ok(host)
+}
+
+/// HTTP/2 may send each cookie in a field of its own, which nothing but HTTP/2 understands (RFC 9113 8.2.3).
+pub(crate) fn join_cookies(header: &mut RequestHeader) -> Result<(), Refusal> {
+    let mut crumbs = header.headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return Ok(()) };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    header.insert_header(header::COOKIE, whole).map_err(broken)
+}
+
+/// The request's head as plugins get it.
+pub(crate) fn owned_head(header: &RequestHeader, request: &Request) -> Result<RequestHead, Refusal> {
+    let Some(arrived) = &request.arrived else {
+        return Err(Refusal::new(Reason::Internal).internal("plugins before arrival"));
+    };
+    Ok(RequestHead {
+        method: header.method.clone(),
+        scheme: arrived.client.scheme,
+        host: arrived.host.clone(),
+        path: header.uri.path().into(),
+        query: header.uri.query().map(Into::into),
+        headers: header.headers.clone(),
+    })
+}
+
+pub(crate) fn who(request: &Request) -> Who {
+    Who { request_id: request.id().into(), tenant: request.tenant.clone() }
+}
+
+pub(crate) fn apply(header: &mut RequestHeader, operations: impl Iterator<Item = HeaderOp>) -> Result<()> {
+    for operation in operations {
+        match operation {
+            HeaderOp::Set(name, value) => header.insert_header(name, value)?,
+            HeaderOp::Append(name, value) => {
+                header.append_header(name, value)?;
+            }
+            HeaderOp::Remove(name) => {
+                header.remove_header(&name);
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn apply_to_response(header: &mut ResponseHeader, operations: Operations) -> Result<()> {
+    for operation in operations {
+        match operation {
+            HeaderOp::Set(name, value) => header.insert_header(name, value)?,
+            HeaderOp::Append(name, value) => {
+                header.append_header(name, value)?;
+            }
+            HeaderOp::Remove(name) => {
+                header.remove_header(&name);
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn broken(error: Box<Error>) -> Refusal {
+    Refusal::new(Reason::Internal).internal(error.to_string())
+}
