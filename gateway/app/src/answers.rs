@@ -37,7 +37,7 @@ pub(crate) async fn refuse(
         return Ok(());
     }
     if is_grpc(&session.req_header().headers) {
-        return refuse_grpc(session, refusal, request_id).await;
+        return refuse_grpc(session, refusal, request_id, extra).await;
     }
     let body = Bytes::from(refusal.problem(request_id));
     let mut response = ResponseHeader::build(refusal.status(), Some(6 + extra.len() + refusal.headers.len()))?;
@@ -97,7 +97,12 @@ async fn send_head_alone(session: &mut Session, response: ResponseHeader) -> Res
     session.write_response_tasks(vec![HttpTask::Header(Box::new(response), true)]).await.map(drop)
 }
 
-async fn refuse_grpc(session: &mut Session, refusal: &Refusal, request_id: &str) -> Result<()> {
+async fn refuse_grpc(
+    session: &mut Session,
+    refusal: &Refusal,
+    request_id: &str,
+    extra: &[(HeaderName, HeaderValue)],
+) -> Result<()> {
     let mut response = ResponseHeader::build(StatusCode::OK, Some(5))?;
     response.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))?;
     response.insert_header(
@@ -110,6 +115,10 @@ async fn refuse_grpc(session: &mut Session, refusal: &Refusal, request_id: &str)
     if let Ok(id) = HeaderValue::from_str(request_id) {
         response.insert_header(X_REQUEST_ID, id)?;
     }
+    for (name, value) in refusal.headers.iter().chain(extra) {
+        response.append_header(name.clone(), value.clone())?;
+    }
+    close_if_much_is_unread(session, &mut response)?;
     send_head_alone(session, response).await
 }
 

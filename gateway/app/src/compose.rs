@@ -21,6 +21,7 @@ use sluice_vocabulary::clock::{Clock, Random, SystemClock, SystemRandom};
 use sluice_vocabulary::ports::{Inspect, MetricsPage, Reload};
 use sluice_vocabulary::unit::{Health, State, Task};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::fixed::Fixed;
@@ -28,7 +29,7 @@ use crate::request_path::RequestPath;
 use crate::snapshot::{self, Snapshot};
 use crate::supervisor::Supervisor;
 
-/// How long a background task may take to end once it is told to.
+/// How long background tasks may take to end once they are told to: the door beyond its drain, all others together.
 const TASK_PATIENCE: Duration = Duration::from_secs(5);
 /// Connections to upstreams that may lie unused at once, per worker and over all upstreams together. Each upstream's own
 /// limits come first; this bounds file descriptors.
@@ -123,7 +124,7 @@ pub(crate) struct Start<'a> {
 }
 
 impl Gateway {
-    /// Builds and starts everything; when it returns, connections are accepted.
+    /// Builds everything and starts it. Connections are accepted a moment later: see `wait_until_listening`.
     pub(crate) fn start(start: Start<'_>) -> Result<Self, StartError> {
         let Start { config, folder, file, log } = start;
         let background = tokio::runtime::Builder::new_multi_thread()
@@ -133,6 +134,10 @@ impl Gateway {
             .build()
             .map_err(|e| StartError::machine("the background runtime could not be made", e))?;
         let _inside = background.enter();
+        // From here on a SIGHUP is a wish to reload and no longer the end, even before anybody heeds it.
+        if let Err(error) = signal(SignalKind::hangup()) {
+            tracing::warn!(error = %error, "SIGHUP cannot be caught");
+        }
 
         raise_descriptor_limit(config.downstream.limits.connections.get());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -211,6 +216,7 @@ impl Gateway {
         ];
         let reload = Arc::new(crate::reload::Reloader::new(Arc::clone(&units), file, reloads));
         healths.push(reload.health().clone());
+        let reloader = Arc::clone(&reload);
         let reload: Arc<dyn Reload> = reload;
         let (watch_task, events) = match watched {
             Some((task, events)) => (Some(task), Some(events)),
@@ -257,7 +263,7 @@ impl Gateway {
         supervisor.start(admin_task);
         if let (Some(task), Some(events)) = (watch_task, events) {
             supervisor.start(task);
-            background.spawn(crate::reload::follow(events, Arc::clone(&reload)));
+            supervisor.start(crate::reload::Follow::new(events, reloader));
         }
         supervisor.start(server);
         background.spawn(async move {
@@ -287,7 +293,7 @@ impl Gateway {
         let Self { units, background, supervisor, log, .. } = self;
         let drain =
             units.config.load().as_ref().map_or(Duration::ZERO, |config| config.downstream.timeouts.drain.get());
-        background.block_on(supervisor.stop(drain + TASK_PATIENCE));
+        background.block_on(supervisor.stop(drain + TASK_PATIENCE, TASK_PATIENCE));
         tracing::info!("stopped");
         log.flush(Duration::from_secs(1));
         background.shutdown_timeout(Duration::from_secs(1));

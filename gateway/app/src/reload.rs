@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use sluice_config::Event;
 use sluice_vocabulary::ports::Reload;
-use sluice_vocabulary::unit::{BoxFuture, Health, State};
+use sluice_vocabulary::unit::{BoxFuture, Health, State, Stop, Task};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::cli::load;
@@ -120,10 +120,36 @@ impl Reload for Reloader {
     }
 }
 
-/// Reloads at each event, until the watch ends.
-pub(crate) async fn follow(mut events: mpsc::Receiver<Event>, reload: Arc<dyn Reload>) {
-    while events.recv().await.is_some() {
-        // What became of it was logged and counted.
-        let _ = reload.reload().await;
+/// Reloads at each event of the watch.
+pub(crate) struct Follow {
+    events: mpsc::Receiver<Event>,
+    reloader: Arc<Reloader>,
+}
+
+impl Follow {
+    pub(crate) fn new(events: mpsc::Receiver<Event>, reloader: Arc<Reloader>) -> Self {
+        Self { events, reloader }
+    }
+}
+
+impl Task for Follow {
+    fn health(&self) -> &Health {
+        self.reloader.health()
+    }
+
+    fn run(&mut self, mut stop: Stop) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            loop {
+                tokio::select! {
+                    () = stop.stopped() => return,
+                    // A watch that has ended is no longer heard, which is its supervisor's concern.
+                    Some(_) = self.events.recv() => {
+                        // What became of it was logged and counted.
+                        let _ = self.reloader.read_and_apply().await;
+                    }
+                    else => return stop.stopped().await,
+                }
+            }
+        })
     }
 }

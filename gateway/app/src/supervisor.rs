@@ -59,14 +59,26 @@ impl Supervisor {
         self.running.push(Running { unit, stopper, joined });
     }
 
-    /// Stops the tasks one after the other, the last started first, giving each at most `patience`.
-    pub(crate) async fn stop(self, patience: Duration) {
-        for Running { unit, stopper, mut joined } in self.running.into_iter().rev() {
-            stopper.stop();
-            let all_joined = async { while joined.join_next().await.is_some() {} };
-            if tokio::time::timeout(patience, all_joined).await.is_err() {
-                tracing::warn!(unit, patience = ?patience, "task did not stop in time and is abandoned");
-            }
+    /// Stops the tasks one after the other, the last started first. That one, the door, may take `drain`; all others
+    /// together may take `rest`, so that the whole is bounded however many are stuck.
+    pub(crate) async fn stop(self, drain: Duration, rest: Duration) {
+        let mut running = self.running.into_iter().rev();
+        if let Some(door) = running.next() {
+            door.stop(drain).await;
+        }
+        let until = tokio::time::Instant::now() + rest;
+        for task in running {
+            task.stop(until.saturating_duration_since(tokio::time::Instant::now())).await;
+        }
+    }
+}
+
+impl Running {
+    async fn stop(mut self, patience: Duration) {
+        self.stopper.stop();
+        let all_joined = async { while self.joined.join_next().await.is_some() {} };
+        if tokio::time::timeout(patience, all_joined).await.is_err() {
+            tracing::warn!(unit = self.unit, patience = ?patience, "task did not stop in time and is abandoned");
         }
     }
 }
@@ -139,7 +151,7 @@ mod tests {
         assert_eq!(runs.recv().await, Some(2));
         assert!(state.wait_for(|s| *s == State::Ready).await.is_ok());
         assert_eq!(supervisor.restarts.get_or_create(&UnitLabel { unit: "fragile" }).get(), 1);
-        supervisor.stop(Duration::from_secs(5)).await;
+        supervisor.stop(Duration::from_secs(5), Duration::from_secs(5)).await;
         assert_eq!(*state.borrow(), State::Stopped);
     }
 }

@@ -359,7 +359,11 @@ async fn a_request_that_outlasts_the_drain_does_not_hold_up_the_stop() {
 #[tokio::test]
 async fn every_refusal_carries_the_id_under_which_it_is_found_again() {
     let origin = origin().run().await;
-    let edge = before(&origin, "downstream: { limits: { requests_per_address: { requests: 1, per: 1h } } }\n").await;
+    let config = "
+downstream: { limits: { requests_per_address: { requests: 1, per: 1h } } }
+telemetry: { access_log: { format: json, output: access.log } }
+";
+    let edge = before(&origin, config).await;
     let mut answers = Vec::new();
     for _ in 0..2 {
         answers.push(client().get(edge.url("/")).send().await);
@@ -373,5 +377,9 @@ async fn every_refusal_carries_the_id_under_which_it_is_found_again() {
     assert!(id.len() >= 16, "{id:?}");
     assert_eq!(refused.json()["request_id"], id);
     assert_ne!(answers[0].header("x-request-id").unwrap(), id);
+    let lines = lines_of(&edge.folder().join("access.log"), 2).await;
+    let record = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let record = record.into_iter().find(|record| record["request_id"] == id).expect("a record of the refusal");
+    assert_eq!((&record["status"], &record["refusal"]), (&429.into(), &"address-rate-limited".into()));
     edge.stop().await;
 }

@@ -114,15 +114,17 @@ fn count(diagnostics: &[Diagnostic]) -> String {
 }
 
 fn summary(config: &Config, diagnostics: &[Diagnostic]) -> String {
-    let warnings = if diagnostics.is_empty() { String::new() } else { format!(" ({} warnings)", diagnostics.len()) };
-    format!(
-        "fine{warnings}: {} listeners, {} routes, {} upstreams, {} issuers, {} plugins",
-        config.listeners.len(),
-        config.routes.len(),
-        config.upstreams.len(),
-        config.issuers.len(),
-        config.plugins.len()
-    )
+    let counted = |count: usize, what: &str| format!("{count} {what}{}", plural(count));
+    let warnings =
+        if diagnostics.is_empty() { String::new() } else { format!(" ({})", counted(diagnostics.len(), "warning")) };
+    let parts = [
+        counted(config.listeners.len(), "listener"),
+        counted(config.routes.len(), "route"),
+        counted(config.upstreams.len(), "upstream"),
+        counted(config.issuers.len(), "issuer"),
+        counted(config.plugins.len(), "plugin"),
+    ];
+    format!("fine{warnings}: {}", parts.join(", "))
 }
 
 const fn plural(count: usize) -> &'static str {

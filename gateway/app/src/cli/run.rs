@@ -10,7 +10,7 @@ use crate::compose::{Gateway, Log, Start, StartError};
 /// What to serve.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  sluice run -c /etc/sluice/sluice.yaml\n  SLUICE_CONFIG=edge.yaml sluice run\n\n\
-    SIGTERM or SIGINT drains and stops; SIGHUP, or a change of the file, reads the configuration again.")]
+    SIGTERM or SIGINT drains and stops, a second one cuts the drain short; SIGHUP, or a change of the file, reads the configuration again.")]
 pub(crate) struct Arguments {
     /// The configuration file
     #[arg(short, long, env = "SLUICE_CONFIG", value_name = "FILE")]
@@ -38,6 +38,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     })?;
     let cause = gateway.background.block_on(told_to_stop()).map_err(Failure::run)?;
     tracing::info!(signal = cause, "stopping: draining what is in flight");
+    gateway.background.spawn(async {
+        if let Ok(signal) = told_to_stop().await {
+            tracing::warn!(signal, "told again: what is in flight is cut");
+            std::process::exit(1);
+        }
+    });
     gateway.stop();
     Ok(())
 }
