@@ -45,11 +45,11 @@ impl Task for KernelTask {
 async fn run(core: Arc<Core>, mut stop: Stop) {
     let mut configs = core.config.subscribe();
     loop {
-        // Of an earlier run that panicked, or of the configuration before.
-        take_down(&core, "starting").await;
         let config = configs.borrow_and_update().clone();
-        let pause = if config.enabled == Enabled::Off {
-            core.why_not.store(Arc::new("switched off by configuration".to_owned()));
+        // Of an earlier run that panicked, or of the configuration before. Whoever finds nothing watched finds the reason too.
+        let off = config.enabled == Enabled::Off;
+        take_down(&core, if off { "switched off by configuration" } else { "starting" }).await;
+        let pause = if off {
             core.health.set(State::Ready);
             None
         } else if start(&core, &config).await {
