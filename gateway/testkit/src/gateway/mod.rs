@@ -367,7 +367,10 @@ fn command_of_nobody(binary: &Path, folder: &Path) -> Command {
         return Command::new(binary);
     }
     let copy = folder.join("sluice");
-    std::fs::copy(binary, &copy).expect("a copy of the binary");
+    // By another process: a file that this one has open for writing would be busy in every child that another test starts
+    // meanwhile, and could not be run.
+    let copied = std::process::Command::new("cp").arg(binary).arg(&copy).status();
+    assert!(copied.expect("cp runs").success(), "{} could not be copied", binary.display());
     give_away(folder);
     let mut command = Command::new(copy);
     command.uid(NOBODY).gid(NOBODY).env("TMPDIR", folder);
