@@ -21,11 +21,11 @@ use sluice_vocabulary::clock::{Clock, Random, SystemClock, SystemRandom};
 use sluice_vocabulary::ports::{Inspect, MetricsPage, Reload};
 use sluice_vocabulary::unit::{Health, State, Task};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::fixed::Fixed;
 use crate::request_path::RequestPath;
+use crate::signals::StopSignals;
 use crate::snapshot::{self, Snapshot};
 use crate::supervisor::Supervisor;
 
@@ -109,6 +109,7 @@ pub(crate) struct Gateway {
     pub(crate) units: Arc<Units>,
     pub(crate) admin: sluice_admin::Address,
     pub(crate) background: Runtime,
+    pub(crate) stop_signals: StopSignals,
     supervisor: Supervisor,
     log: LogHandle,
 }
@@ -134,10 +135,7 @@ impl Gateway {
             .build()
             .map_err(|e| StartError::machine("the background runtime could not be made", e))?;
         let _inside = background.enter();
-        // From here on a SIGHUP is a wish to reload and no longer the end, even before anybody heeds it.
-        if let Err(error) = signal(SignalKind::hangup()) {
-            tracing::warn!(error = %error, "SIGHUP cannot be caught");
-        }
+        let stop_signals = StopSignals::listen().map_err(|e| StartError::machine("signals cannot be heard", e))?;
 
         raise_descriptor_limit(config.downstream.limits.connections.get());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -271,7 +269,7 @@ impl Gateway {
             tracing::info!("ready");
         });
         drop(_inside);
-        Ok(Self { units, admin: admin.address().clone(), background, supervisor, log: log.handle })
+        Ok(Self { units, admin: admin.address().clone(), background, stop_signals, supervisor, log: log.handle })
     }
 
     /// The addresses that clients can connect to, in the configuration's order.
@@ -290,7 +288,12 @@ impl Gateway {
 
     /// Stops in the opposite order: the doors close, requests in flight finish, then the background ends.
     pub(crate) fn stop(self) {
-        let Self { units, background, supervisor, log, .. } = self;
+        let Self { units, background, supervisor, log, mut stop_signals, .. } = self;
+        background.spawn(async move {
+            let signal = stop_signals.next().await;
+            tracing::warn!(signal, "told again: what is in flight is cut");
+            std::process::exit(1);
+        });
         let drain =
             units.config.load().as_ref().map_or(Duration::ZERO, |config| config.downstream.timeouts.drain.get());
         background.block_on(supervisor.stop(drain + TASK_PATIENCE, TASK_PATIENCE));

@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod compose;
 mod supervisor;
+mod signals;
 mod fixed;
 mod snapshot;
 mod request_path;

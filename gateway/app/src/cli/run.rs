@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::{Failure, load};
 use crate::compose::{Gateway, Log, Start, StartError};
 
@@ -30,30 +28,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         file: Some(&arguments.config),
         log,
     };
-    let gateway = Gateway::start(start).map_err(|error| match error {
+    let mut gateway = Gateway::start(start).map_err(|error| match error {
         StartError::Config(faults) => {
             Failure::Usage(sluice_config::render::text(&loaded.diagnose(&faults), load::colours()))
         }
         StartError::Machine(why) => Failure::Run(why),
     })?;
-    let cause = gateway.background.block_on(told_to_stop()).map_err(Failure::run)?;
+    let cause = gateway.background.block_on(gateway.stop_signals.next());
     tracing::info!(signal = cause, "stopping: draining what is in flight");
-    gateway.background.spawn(async {
-        if let Ok(signal) = told_to_stop().await {
-            tracing::warn!(signal, "told again: what is in flight is cut");
-            std::process::exit(1);
-        }
-    });
     gateway.stop();
     Ok(())
-}
-
-/// Returns the signal's name when there is one.
-pub(super) async fn told_to_stop() -> std::io::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
 }

@@ -19,7 +19,7 @@ use sluice_vocabulary::unit::State;
 
 use self::issuer::{AUDIENCE, ISSUER, Issuer};
 use self::origin::Origins;
-use super::{Failure, load, run::told_to_stop};
+use super::{Failure, load};
 use crate::compose::{Gateway, Log, Start, StartError};
 
 /// How the demo is played.
@@ -70,12 +70,12 @@ struct World {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let began = Instant::now();
-    let world = World::start(arguments)?;
+    let mut world = World::start(arguments)?;
     if arguments.once {
         return once(world, arguments.json, began);
     }
     introduce(&world, began)?;
-    let _ = world.gateway.background.block_on(told_to_stop()).map_err(Failure::run)?;
+    world.gateway.background.block_on(world.gateway.stop_signals.next());
     world.gateway.stop();
     Ok(())
 }
