@@ -2,12 +2,36 @@
 
 use http::HeaderValue;
 use http::header;
+use http::request::Parts;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use sluice_plugins::{HeaderOp, Operations, RequestHead, Who};
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::request::Request;
+
+/// Has a header's parts changed as what they are. The library's own ways of changing a header also keep how each name was
+/// written, in a second map, which doubles the price of every change; see [`forget_case`].
+pub(crate) fn change<T>(header: &mut RequestHeader, change: impl FnOnce(&mut Parts) -> T) -> Result<T> {
+    // A target that the URI does not reproduce would be lost with the rest of what is no part.
+    let target = header.raw_path();
+    let by_uri = header.uri.path_and_query().is_some_and(|known| known.as_str().as_bytes() == target);
+    let target = (!by_uri).then(|| target.to_vec());
+    let blank = RequestHeader::from(http::Request::new(()).into_parts().0);
+    let mut parts = Parts::from(std::mem::replace(header, blank));
+    let outcome = change(&mut parts);
+    *header = RequestHeader::from(parts);
+    if let Some(target) = target {
+        header.set_raw_path(&target)?;
+    }
+    Ok(outcome)
+}
+
+/// Forgets in which case a client wrote the names of its fields: they go on as they would from HTTP/2, which knows lower
+/// case only, so that what an upstream sees does not depend on the client's protocol.
+pub(crate) fn forget_case(header: &mut RequestHeader) -> Result<()> {
+    if header.has_case() { change(header, |_| ()) } else { Ok(()) }
+}
 
 /// The host that the request names, in lower case and without port or final dot. It was held against its grammar before;
 /// HTTP/1.0 need not name any.

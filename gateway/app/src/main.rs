@@ -13,6 +13,7 @@ mod snapshot;
 mod request_path;
 mod request;
 mod headers;
+mod outgoing;
 mod access;
 mod answers;
 mod compression;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderName};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -27,14 +27,14 @@ use sluice_downstream::hop_by_hop;
 use sluice_plugins::{Chain, Outcome, ResponseHead};
 use sluice_resilience::{Deadlines, Exchange};
 use sluice_routing::{Decision, DirectAnswer};
-use sluice_telemetry::trace::TRACE_HEADERS;
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::access::record;
 use crate::answers::{self, Answer, X_REQUEST_ID};
 use crate::compose::Units;
 use crate::compression::{self, Compression};
-use crate::headers::{apply, apply_to_response, broken, host_of, join_cookies, owned_head, who};
+use crate::headers::{apply, apply_to_response, broken, forget_case, host_of, join_cookies, owned_head, who};
+use crate::outgoing;
 use crate::request::{Arrived, LastTry, Pending, Request};
 
 /// The proxy as Pingora sees it.
@@ -95,7 +95,7 @@ impl RequestPath {
         let identity = request.verified.as_ref().map(|verified| &**verified.identity());
         request.tenant = self.units.tenancy.identify(identity, &view)?;
         // Only where a token was checked can time have passed that matters.
-        let now = if request.verified.is_some() { self.units.clock.now() } else { request.started };
+        let now = if request.verified.is_some() { self.units.clock.coarse() } else { request.started };
         let admitted = self.units.tenancy.admit(request.tenant.as_ref(), now)?;
         request.answer_fields.extend(admitted.rate_limit_headers());
         request.admitted = Some(admitted);
@@ -152,6 +152,7 @@ impl RequestPath {
             join_cookies(session.req_header_mut())?;
         }
         let header = session.req_header_mut();
+        forget_case(header).map_err(broken)?;
         if let Some(target) = normal {
             header.set_raw_path(target.as_bytes()).map_err(broken)?;
         }
@@ -236,7 +237,7 @@ impl RequestPath {
             return Ok(());
         }
         if let Some(deadlines) = &request.deadlines {
-            deadlines.check(self.units.clock.now()).map_err(|refusal| sluice_upstream::past_deadline(&refusal))?;
+            deadlines.check(self.units.clock.coarse()).map_err(|refusal| sluice_upstream::past_deadline(&refusal))?;
         }
         if let Some(chosen) = &request.chosen {
             chosen.progress();
@@ -345,79 +346,17 @@ impl ProxyHttp for RequestPath {
         Ok(())
     }
 
-    /// What the upstream is sent: the route's edits, who the client is, who sent the request, and nothing that belongs to
-    /// the client's connection.
+    /// What the upstream is sent: see `outgoing.rs`.
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         upstream: &mut RequestHeader,
         request: &mut Self::CTX,
     ) -> Result<()> {
-        let (Some(arrived), Some(matched)) = (&request.arrived, &request.matched) else {
-            return Err(Error::explain(ErrorType::InternalError, "a request without a route reached the upstream"));
-        };
-        let is_websocket = hop_by_hop::is_websocket(&upstream.method, &upstream.headers);
-        for name in hop_by_hop::to_remove(&upstream.headers) {
-            upstream.remove_header(&name);
-        }
-        // A client that names a plugin's field in `Connection` does not have it taken away: Pingora has removed it before
-        // this filter, but not from its own copy of the request.
-        for name in &request.plugin_fields {
-            if !upstream.headers.contains_key(name) {
-                for value in session.req_header().headers.get_all(name) {
-                    upstream.append_header(name.clone(), value.clone())?;
-                }
-            }
-        }
-        if is_websocket {
-            upstream.insert_header(header::UPGRADE, HeaderValue::from_static("websocket"))?;
-            upstream.insert_header(header::CONNECTION, HeaderValue::from_static("upgrade"))?;
-        }
-        let downstream = &self.units.downstream;
-        let told = downstream.forwarded_headers(&arrived.connection, &arrived.client, &upstream.headers, &arrived.host);
-        for (name, value) in told {
-            match value {
-                Some(value) => upstream.insert_header(name, value)?,
-                None => drop(upstream.remove_header(&name)),
-            }
-        }
-        upstream.insert_header(X_REQUEST_ID, arrived.id.to_header())?;
-        // What the client said of a trace is continued or not; it never travels beside what is said now.
-        for name in &TRACE_HEADERS {
-            upstream.remove_header(name);
-        }
-        for (name, value) in arrived.trace.headers() {
-            upstream.insert_header(name, value)?;
-        }
-        let edits = matched.request_headers();
-        if !edits.is_empty() {
-            for name in edits.remove() {
-                upstream.remove_header(name);
-            }
-            for (name, value) in edits.set() {
-                upstream.insert_header(name.clone(), value.clone())?;
-            }
-            for (name, value) in edits.add() {
-                upstream.append_header(name.clone(), value.clone())?;
-            }
-        }
-        if let Some(path) = matched.rewrite_path(upstream.uri.path()) {
-            let query = upstream.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-            upstream.set_raw_path(format!("{path}{query}").as_bytes())?;
-        }
-        if let Some(host) = matched.rewrite_host() {
-            upstream.insert_header(header::HOST, host.clone())?;
-        }
-        // Last, so that nothing before can say otherwise.
-        if let (Some(verified), Some(policy)) =
-            (&request.verified, request.route().and_then(|route| route.policy.as_ref()))
-        {
-            for (name, value) in policy.identity_headers(verified) {
-                upstream.insert_header(name, value)?;
-            }
-        }
+        outgoing::prepare(&self.units.downstream, upstream, request)?;
         if let Some(chosen) = &mut request.chosen {
-            chosen.sending(upstream.version);
+            let now = request.last_try.began.zip(request.last_try.connected).map(|(began, took)| began + took);
+            chosen.sending(upstream.version, now.unwrap_or_else(|| self.units.clock.now()));
         }
         Ok(())
     }
@@ -444,12 +383,12 @@ impl ProxyHttp for RequestPath {
         header: &mut ResponseHeader,
         request: &mut Self::CTX,
     ) -> Result<()> {
+        let now = self.units.clock.now();
         if let Some(chosen) = &mut request.chosen {
-            chosen.answered(header);
+            chosen.answered(header, now);
         }
         if !header.status.is_informational() {
-            request.last_try.answered =
-                request.last_try.began.map(|began| self.units.clock.now().duration_since(began));
+            request.last_try.answered = request.last_try.began.map(|began| now.duration_since(began));
         }
         Ok(())
     }
@@ -469,7 +408,7 @@ impl ProxyHttp for RequestPath {
         if response.status.is_informational() {
             return Ok(());
         }
-        for name in hop_by_hop::to_remove(&response.headers) {
+        for name in hop_by_hop::to_remove(&response.headers, &[]) {
             response.remove_header(&name);
         }
         let snapshot = Arc::clone(&request.snapshot);

@@ -1,14 +1,22 @@
 //! Time and chance come in through ports, so that tests step time and repeat chance.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Time, as a unit may ask for it.
 pub trait Clock: Debug + Send + Sync + 'static {
-    /// A moment that only goes forward: for deadlines and ages.
+    /// A moment that only goes forward: for durations that are told.
     fn now(&self) -> Instant;
+
+    /// A moment at most a few milliseconds before [`now`](Self::now), at a fraction of its price: for deadlines and ages
+    /// that are counted in seconds, on a path that looks at them for every request.
+    fn coarse(&self) -> Instant {
+        self.now()
+    }
 
     /// Whole seconds since the Unix epoch: for what tokens and certificates say.
     fn unix_seconds(&self) -> u64;
@@ -18,9 +26,30 @@ pub trait Clock: Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
+/// One moment as the library and as the kernel count it.
+///
+/// Reading the precise clock takes 20 to 100 ns, depending on the machine; the coarse one, which the kernel moves at each
+/// tick (1 to 10 ms), a few. Both count the same time from the same beginning.
+static ORIGIN: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
+    // In this order, so that no coarse reading comes out later than it was.
+    let moment = Instant::now();
+    (moment, kernel_time(ClockId::Monotonic))
+});
+
+fn kernel_time(clock: ClockId) -> Duration {
+    let read = clock_gettime(clock);
+    // Neither part is ever negative.
+    Duration::new(u64::try_from(read.tv_sec).unwrap_or(0), u32::try_from(read.tv_nsec).unwrap_or(0))
+}
+
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    fn coarse(&self) -> Instant {
+        let (moment, then) = *ORIGIN;
+        moment + kernel_time(ClockId::MonotonicCoarse).saturating_sub(then)
     }
 
     fn unix_seconds(&self) -> u64 {
@@ -84,5 +113,21 @@ impl Random for SystemRandom {
 
     fn bits128(&self) -> u128 {
         fastrand::u128(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_coarse_clock_is_never_ahead_and_a_tick_behind_at_most() {
+        for _ in 0..10_000 {
+            let before = SystemClock.now();
+            let coarse = SystemClock.coarse();
+            assert!(coarse <= SystemClock.now(), "ahead");
+            // 10 ms is the longest tick there is; a machine that stops this thread meanwhile only makes `coarse` later.
+            assert!(coarse + Duration::from_millis(10) >= before, "{:?} behind", before - coarse);
+        }
     }
 }

@@ -7,11 +7,12 @@
 //! In reading order: what things are called ([`names`]), how configuration writes quantities and secrets ([`measure`],
 //! [`secret`]), how a configuration's faults are told ([`fault`]), what a request and its sender look like ([`request`],
 //! [`identity`]), why a request may be turned away ([`refusal`]), what a unit is ([`unit`]), and what units ask of each
-//! other ([`clock`], [`ports`]), and the one rate limiter they share ([`limiter`]).
+//! other ([`clock`], [`ports`]), and what they share to limit and to measure ([`limiter`], [`histogram`]).
 
 pub mod clock;
 pub mod deadline;
 pub mod fault;
+pub mod histogram;
 pub mod identity;
 pub mod limiter;
 pub mod measure;

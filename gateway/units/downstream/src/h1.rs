@@ -17,6 +17,7 @@ use crate::connection::Link;
 use crate::guard::{Core, Facts, Guard, Home};
 use crate::head::{self, AbsoluteTarget, Framing, Scanner};
 use crate::settings::Settings;
+use crate::timer::about_now;
 use crate::{h2, refuse};
 
 /// Empty lines before a request line that are forgiven (RFC 9112 2.2): old clients end a POST with one too many.
@@ -45,7 +46,11 @@ where
         };
         // It may have been a long wait: the request is judged by what is in force now.
         renew(core, settings.load());
-        let bytes = core.received.split_to(end);
+        // Whole, where nothing was sent ahead: splitting would make the memory a shared one.
+        let bytes = match end == core.received.len() {
+            true => std::mem::take(&mut core.received),
+            false => core.received.split_to(end),
+        };
         let head = match head::parse(&bytes, core.settings.head) {
             Ok(head) if too_long(head.framing, core) => {
                 return refuse(core, Breach::BodySize, &bytes, connection, link).await;
@@ -181,7 +186,7 @@ impl NextHead {
         if nothing_yet && stopping.poll(cx).is_ready() {
             return Poll::Ready(Next::Closed);
         }
-        let idle_since = *self.idle_since.get_or_insert_with(Instant::now);
+        let idle_since = *self.idle_since.get_or_insert_with(about_now);
         let deadline = if self.first {
             idle_since + core.settings.header_timeout
         } else if nothing_yet {

@@ -9,12 +9,15 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use smallvec::SmallVec;
 
+/// Of the upgrade to cleartext HTTP/2 that RFC 9113 3.1 withdrew.
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Always for one connection only.
-const ALWAYS: [HeaderName; 6] = [
+const ALWAYS: [HeaderName; 7] = [
     header::CONNECTION,
+    HTTP2_SETTINGS,
     KEEP_ALIVE,
     PROXY_CONNECTION,
     header::PROXY_AUTHENTICATE,
@@ -26,11 +29,12 @@ const ALWAYS: [HeaderName; 6] = [
 const PROTECTED: [HeaderName; 5] =
     [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::AUTHORIZATION, header::UPGRADE];
 
-/// The fields of a request or a response that must not be forwarded; only those that are there.
+/// The fields of a request or a response that must not be forwarded; only those that are there. That the sender names a
+/// field in `Connection` does not count for those in `kept`.
 ///
 /// `Upgrade` is among them: for a WebSocket handshake ([`is_websocket`]) set `Upgrade: websocket` and
 /// `Connection: upgrade` anew after stripping. `TE: trailers` is not, since gRPC needs it end to end.
-pub fn to_remove(headers: &HeaderMap) -> SmallVec<[HeaderName; 8]> {
+pub fn to_remove(headers: &HeaderMap, kept: &[HeaderName]) -> SmallVec<[HeaderName; 8]> {
     let mut names: SmallVec<[HeaderName; 8]> = SmallVec::new();
     let mut connection = false;
     // One pass over what is there costs less than a look-up for each of what might be.
@@ -45,6 +49,7 @@ pub fn to_remove(headers: &HeaderMap) -> SmallVec<[HeaderName; 8]> {
             if let Ok(name) = HeaderName::from_bytes(option)
                 && headers.contains_key(&name)
                 && !PROTECTED.contains(&name)
+                && !kept.contains(&name)
                 && !is_te_trailers(headers, &name)
                 && !names.contains(&name)
             {
@@ -92,7 +97,7 @@ mod tests {
     }
 
     fn removed(fields: &[(&'static str, &'static str)]) -> Vec<String> {
-        let mut names: Vec<_> = to_remove(&headers(fields)).iter().map(ToString::to_string).collect();
+        let mut names: Vec<_> = to_remove(&headers(fields), &[]).iter().map(ToString::to_string).collect();
         names.sort();
         names
     }

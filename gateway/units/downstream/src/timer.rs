@@ -8,7 +8,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use sluice_vocabulary::clock::{Clock as _, SystemClock};
 use tokio::time::{Instant, Sleep};
+
+/// About now, a few milliseconds behind at most, and cheap: for the beginning of a wait that may last seconds. The
+/// machine's clock and no other, since the runtime's timers go by it.
+pub(crate) fn about_now() -> Instant {
+    Instant::from_std(SystemClock.coarse())
+}
 
 /// One deadline at a time.
 #[derive(Debug, Default)]

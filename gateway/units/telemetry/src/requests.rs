@@ -11,9 +11,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
+use sluice_vocabulary::histogram::DurationHistogram;
 use sluice_vocabulary::{Reason, RouteName};
 
-use crate::histogram::{DurationHistogram, OVERHEAD_BOUNDS, REQUEST_BOUNDS};
+use crate::histogram::{OVERHEAD_BOUNDS, REQUEST_BOUNDS};
 
 /// The `route` label of requests that no route matched. Not a route's name: those have no brackets.
 pub const NO_ROUTE: &str = "(none)";

@@ -6,20 +6,21 @@
 //! ```text
 //! upstream_peer            chosen.peer(limits)
 //! connected_to_upstream    chosen.connected(fd, reused)
-//! upstream_request_filter  chosen.sending(version)
+//! upstream_request_filter  chosen.sending(version, now)
 //! request_body_filter      chosen.progress()
-//! upstream_response_filter chosen.answered(header)
+//! upstream_response_filter chosen.answered(header, now)
 //! response_body_filter     chosen.progress()
 //! fail_to_connect, error_while_proxy   chosen.failed(error, …)
 //! logging                  drop(chosen)
 //! ```
 //!
-//! Each call costs a few atomics. The drop settles the account: the endpoint's place, its failures and its ejection, the
+//! Each call costs a few atomics. Where a moment is measured the caller, who has just read the clock, hands it in;
+//! deadlines go by the coarse clock. The drop settles the account: the endpoint's place, its failures and its ejection, the
 //! outcome's counter.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, Version};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -122,12 +123,12 @@ impl Chosen {
         self.key = peer.group_key;
         let options = &mut peer.options;
         options.total_connection_timeout = Some(limits.establish);
-        // Where the line keeps time this is a second guard. Over HTTP/2 it is the only one, counts from the request's header
-        // and does not see what the client sends; a stream may well be silent while its client speaks.
-        let silence = limits.response.max(limits.idle);
-        let one_sided = self.cluster.config.protocol != Protocol::Http1 && limits.ends.is_none();
-        options.read_timeout =
-            Some(if one_sided { silence.max(self.cluster.timeouts().upgraded_idle) } else { silence });
+        // Over HTTP/1 the line keeps time, without a timer for each read. Over HTTP/2 this is the only guard; it counts from
+        // the request's header and does not see what the client sends: a stream may well be silent while its client speaks.
+        options.read_timeout = (self.cluster.config.protocol != Protocol::Http1).then(|| {
+            let silence = limits.response.max(limits.idle);
+            if limits.ends.is_none() { silence.max(self.cluster.timeouts().upgraded_idle) } else { silence }
+        });
         options.write_timeout = Some(limits.idle);
         let round_trip = self.cluster.core.round_trip(state.address);
         options.idle_timeout = Some(state.learned.idle_timeout(self.cluster.config.idle_timeout, round_trip));
@@ -143,9 +144,9 @@ impl Chosen {
         self.line = self.cluster.core.lines.get(fd);
     }
 
-    /// The request's header is about to be sent, in this version of HTTP.
-    pub fn sending(&mut self, version: Version) {
-        let now = self.now();
+    /// The request's header is about to be sent, at `now` and in this version of HTTP.
+    pub fn sending(&mut self, version: Version, now: Instant) {
+        let now = self.cluster.core.epoch.at(now);
         self.sent = Some(now);
         self.alone = version != Version::HTTP_2;
         if let Some(line) = &self.line {
@@ -168,20 +169,21 @@ impl Chosen {
                 None => (Awaiting::Header, self.response),
                 Some(_) => (Awaiting::Body, self.idle),
             };
-            line.expect(awaiting, self.now().saturating_add(patience));
+            line.expect(awaiting, self.cluster.core.epoch.coarse().saturating_add(patience));
         }
     }
 
-    /// A response header came. Informational ones (1xx, but for 101) are not the answer yet, and buy no time.
-    pub fn answered(&mut self, header: &ResponseHeader) {
+    /// A response header came at `now`. Informational ones (1xx, but for 101) are not the answer yet, and buy no time.
+    pub fn answered(&mut self, header: &ResponseHeader, now: Instant) {
         let informational = header.status.is_informational() && header.status != StatusCode::SWITCHING_PROTOCOLS;
         if informational {
             return;
         }
         self.status = Some(header.status);
         self.endpoint.state.learned.read(&header.headers);
-        if let Some(took) = self.took() {
-            self.endpoint.state.latency.record(took, self.now());
+        let now = self.cluster.core.epoch.at(now);
+        if let Some(took) = self.took(now) {
+            self.endpoint.state.latency.record(took, now);
             self.cluster.lasting.metrics.response.observe(took);
         }
         self.progress();
@@ -199,11 +201,12 @@ impl Chosen {
             failure => failure,
         };
         self.failure = Some(failure);
+        let now = self.cluster.core.epoch.now();
         if failure == Failure::Timeout
-            && let Some(took) = self.took()
+            && let Some(took) = self.took(now)
             && self.status.is_none()
         {
-            self.endpoint.state.latency.record(took, self.now());
+            self.endpoint.state.latency.record(took, now);
         }
         let attempt = Attempt {
             method,
@@ -233,12 +236,8 @@ impl Chosen {
         Verdict { failure, retry }
     }
 
-    fn took(&self) -> Option<Duration> {
-        self.sent.map(|sent| Duration::from_nanos(self.now().saturating_sub(sent)))
-    }
-
-    fn now(&self) -> Ticks {
-        self.cluster.core.epoch.now()
+    fn took(&self, now: Ticks) -> Option<Duration> {
+        self.sent.map(|sent| Duration::from_nanos(now.saturating_sub(sent)))
     }
 }
 
@@ -248,7 +247,7 @@ impl Drop for Chosen {
         if self.begun
             && let Some(line) = self.line.take()
         {
-            line.end(self.number, self.cluster.core.epoch.now());
+            line.end(self.number, self.cluster.core.epoch.coarse());
         }
         let lasting = &self.cluster.lasting;
         lasting.metrics.outcomes[Outcome::of(self.failure, self.status) as usize].inc();

@@ -237,7 +237,7 @@ impl Cluster {
     /// Looks first among what was not tried, then among all.
     fn pick(&self, tried: &Tried) -> Pick {
         let members = self.members.load();
-        let now = self.core.epoch.now();
+        let now = self.core.epoch.coarse();
         match self.pick_among(&members, now, |endpoint| !tried.contains(endpoint.state.address)) {
             Pick::NoneUsable if tried.count() > 0 => self.pick_among(&members, now, |_| true),
             pick => pick,

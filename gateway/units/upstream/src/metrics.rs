@@ -1,18 +1,16 @@
 //! What is counted of upstreams, per upstream; endpoints are shown on the admin's `/upstreams`, since their addresses
 //! come and go and would be labels without bound.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 use sluice_vocabulary::UpstreamName;
+use sluice_vocabulary::histogram::DurationHistogram;
 
 use crate::failure::Outcome;
 
@@ -44,8 +42,8 @@ struct RetryLabels {
 pub struct Metrics {
     requests: Family<OutcomeLabels, Counter>,
     active: Family<Labels, Gauge>,
-    connect: Family<Labels, Times, fn() -> Times>,
-    response: Family<Labels, Times, fn() -> Times>,
+    connect: Family<Labels, DurationHistogram, fn() -> DurationHistogram>,
+    response: Family<Labels, DurationHistogram, fn() -> DurationHistogram>,
     used: Family<ReuseLabels, Counter>,
     open: Family<Labels, Gauge>,
     cut: Family<Labels, Counter>,
@@ -63,8 +61,8 @@ pub struct Metrics {
 pub(crate) struct UpstreamMetrics {
     pub(crate) outcomes: [Counter; Outcome::ALL.len()],
     pub(crate) active: Gauge,
-    pub(crate) connect: Times,
-    pub(crate) response: Times,
+    pub(crate) connect: DurationHistogram,
+    pub(crate) response: DurationHistogram,
     pub(crate) connections_new: Counter,
     pub(crate) connections_reused: Counter,
     pub(crate) connections_open: Gauge,
@@ -82,11 +80,12 @@ pub(crate) struct UpstreamMetrics {
 impl Metrics {
     /// Registers them, without a prefix.
     pub fn new(registry: &mut Registry) -> Self {
+        let histogram: fn() -> DurationHistogram = || DurationHistogram::new(BOUNDS);
         let metrics = Self {
             requests: Family::default(),
             active: Family::default(),
-            connect: Family::new_with_constructor(Times::default),
-            response: Family::new_with_constructor(Times::default),
+            connect: Family::new_with_constructor(histogram),
+            response: Family::new_with_constructor(histogram),
             used: Family::default(),
             open: Family::default(),
             cut: Family::default(),
@@ -188,62 +187,24 @@ impl Metrics {
     }
 }
 
-/// A histogram of durations made of atomics: the library's own takes a lock that all requests would share.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Times(Arc<Buckets>);
-
-/// In microseconds. From half a millisecond, which is a fast service in the same rack, by about a factor of 2.5 to the
-/// default limit on a whole exchange.
-const BOUNDS: [u64; 14] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 15_000_000,
-    60_000_000,
+/// From half a millisecond, which is a fast service in the same rack, by about a factor of 2.5 to the default limit on a
+/// whole exchange.
+const BOUNDS: &[Duration] = &[
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2_500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
 ];
-
-#[derive(Debug, Default)]
-struct Buckets {
-    counts: [AtomicU64; BOUNDS.len() + 1],
-    sum_nanos: AtomicU64,
-}
-
-impl Times {
-    pub(crate) fn observe(&self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.partition_point(|bound| *bound < micros);
-        self.0.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.0.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
-    }
-
-    #[cfg(test)]
-    pub(crate) fn count(&self) -> u64 {
-        self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
-    }
-}
-
-impl EncodeMetric for Times {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let mut total = 0;
-        let bounds = BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds
-            .zip(&self.0.counts)
-            .map(|(bound, count)| {
-                let count = count.load(Ordering::Relaxed);
-                total += count;
-                (bound, count)
-            })
-            .collect();
-        let sum = self.0.sum_nanos.load(Ordering::Relaxed) as f64 / 1e9;
-        encoder.encode_histogram::<NoLabelSet>(sum, total, &buckets, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
-}
-
-impl TypedMetric for Times {
-    const TYPE: MetricType = MetricType::Histogram;
-}
 
 #[cfg(test)]
 mod tests {
@@ -257,7 +218,7 @@ mod tests {
         let upstream = metrics.of(&UpstreamName::new("orders").unwrap());
         upstream.response.observe(Duration::from_millis(10));
         upstream.response.observe(Duration::from_secs(100));
-        assert_eq!(upstream.response.count(), 2);
+        assert_eq!(upstream.response.totals(), (2, Duration::from_millis(100_010)));
 
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();

@@ -9,7 +9,7 @@ use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::l4::ext;
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::l4::stream::Stream;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora_error::{Error, ErrorType, OkOrErr, OrErr, Result};
 
 use crate::config::UpstreamConfig;
@@ -66,6 +66,8 @@ pub(crate) fn plain(config: &UpstreamConfig, identity: &Identity, state: &Endpoi
         user_timeout: Duration::from_secs(30),
     });
     options.tcp_fast_open = false;
+    // What may be forwarded is the request path's to decide, once.
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
     options.allow_h1_response_invalid_content_length = false;
     peer
 }

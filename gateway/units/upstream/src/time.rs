@@ -25,6 +25,11 @@ impl Epoch {
         self.at(self.clock.now())
     }
 
+    /// For deadlines: a few milliseconds behind at most, and cheap.
+    pub(crate) fn coarse(&self) -> Ticks {
+        self.at(self.clock.coarse())
+    }
+
     pub(crate) fn at(&self, moment: Instant) -> Ticks {
         Self::length(moment.saturating_duration_since(self.start)).saturating_add(1)
     }

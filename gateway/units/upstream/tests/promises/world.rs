@@ -260,7 +260,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        ctx.chosen.as_mut().expect("a choice").sending(request.version);
+        ctx.chosen.as_mut().expect("a choice").sending(request.version, std::time::Instant::now());
         Ok(())
     }
 
@@ -285,7 +285,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         ctx.check()?;
-        ctx.chosen.as_mut().expect("a choice").answered(response);
+        ctx.chosen.as_mut().expect("a choice").answered(response, std::time::Instant::now());
         Ok(())
     }
 
