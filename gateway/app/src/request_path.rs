@@ -144,6 +144,7 @@ impl RequestPath {
         arrived.in_flight = Some(self.units.shedder.enter()?);
         self.units.downstream.admit_address(client.ip, request.started)?;
         arrived.host = host_of(header)?;
+        hop_by_hop::judge_connection(&header.headers).map_err(|why| Refusal::new(Reason::BadRequest).internal(why))?;
         // What is matched, authorised and forwarded is one and the same path.
         let normal = self.normal_target(header)?;
         if session.is_http2() {
@@ -513,7 +514,6 @@ impl ProxyHttp for RequestPath {
         } else if let Some(reason) = request.failure.take() {
             Refusal::new(reason).internal(error.to_string())
         } else if *error.esource() == ErrorSource::Downstream && *error.etype() == ErrorType::InvalidHTTPHeader {
-            // Such as a `Connection` field that would have us drop the host.
             Refusal::new(Reason::BadRequest).internal(error.to_string())
         } else if *error.esource() == ErrorSource::Downstream {
             // The client is gone, or speaks nonsense half way through: there is nobody to answer.

@@ -25,6 +25,12 @@ const ALWAYS: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
+/// A client that names these in `Connection` is refused.
+const NEVER_NAMED: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+
+/// The most options of a `Connection`; honest clients have two or three.
+const MOST_OPTIONS: usize = 10;
+
 /// Never removed because a sender names them in `Connection`.
 const PROTECTED: [HeaderName; 5] =
     [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::AUTHORIZATION, header::UPGRADE];
@@ -58,6 +64,28 @@ pub fn to_remove(headers: &HeaderMap, kept: &[HeaderName]) -> SmallVec<[HeaderNa
         }
     }
     names
+}
+
+/// Whether a request's `Connection` names only what a client may: a handful of tokens, and none of the fields by which
+/// the next server tells whom a request is for and from whom it came. Nobody names those but to have them dropped.
+///
+/// # Errors
+/// What is wrong with it, for the operator.
+pub fn judge_connection(headers: &HeaderMap) -> Result<(), &'static str> {
+    let named = headers.get_all(header::CONNECTION).iter().flat_map(options).filter(|option| !option.is_empty());
+    for (position, option) in named.enumerate() {
+        if position >= MOST_OPTIONS {
+            return Err("Connection names more than ten fields");
+        }
+        // By our own look: the type of a field's name takes more than a token (RFC 9110 5.6.2).
+        if !option.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)) {
+            return Err("Connection names what is no token");
+        }
+        if NEVER_NAMED.iter().any(|name| option.eq_ignore_ascii_case(name.as_bytes())) {
+            return Err("Connection names a field that says whom the request is for or from");
+        }
+    }
+    Ok(())
 }
 
 /// Whether a request is a WebSocket handshake (RFC 6455 4.1), the one upgrade that is proxied.
@@ -100,6 +128,17 @@ mod tests {
         let mut names: Vec<_> = to_remove(&headers(fields), &[]).iter().map(ToString::to_string).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_client_names_a_handful_of_tokens_and_nothing_that_protects_an_origin() {
+        let judge = |value: &'static str| judge_connection(&headers(&[("host", "a"), ("connection", value)])).is_ok();
+        for good in ["", "close", "Keep-Alive, TE", "upgrade,, x-mine", "a,b,c,d,e,f,g,h,i,j", "authorization"] {
+            assert!(judge(good), "{good}");
+        }
+        for bad in ["Host", "x, X-Forwarded-For", "\"x\"", "x y", ":authority", "a,b,c,d,e,f,g,h,i,j,k"] {
+            assert!(!judge(bad), "{bad}");
+        }
     }
 
     #[test]
