@@ -40,7 +40,9 @@ mod ticker;
 mod component;
 mod load;
 
+mod living;
 mod plugin;
+mod visit;
 
 mod chain;
 
@@ -51,4 +53,5 @@ mod unit;
 pub use chain::Chain;
 pub use config::{ComponentSource, Limits, OnFailure, PluginConfig, validate};
 pub use message::{Answer, HeaderOp, Operations, Outcome, RequestHead, ResponseHead, Who};
+pub use visit::Visit;
 pub use unit::{Deps, Handle, Options, Prepared, SandboxUnavailable, Task, Unit};

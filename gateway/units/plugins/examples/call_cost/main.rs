@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_plugins::{
-    Chain, ComponentSource, Deps, Handle, Options, Outcome, PluginConfig, RequestHead, ResponseHead, Unit, Who,
+    Chain, ComponentSource, Deps, Handle, Options, Outcome, PluginConfig, RequestHead, ResponseHead, Unit, Visit, Who,
 };
 use sluice_vocabulary::clock::SystemClock;
 use sluice_vocabulary::unit::{State, Stop, Task as _};
@@ -32,6 +32,8 @@ const WARM_UP_ROUNDS: usize = 4;
 const CALLS_PER_ROUND: usize = 500;
 const REQUEST: usize = 0;
 const RESPONSE: usize = 1;
+/// One request and its response, whose phases may share an instance.
+const BOTH: usize = 2;
 
 /// A way of calling: what is measured, as it is printed and named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +101,10 @@ async fn measure(arguments: Arguments) {
             response: Some(sample::response()),
         };
         println!("{file}");
-        for (phase, name) in [(REQUEST, "request headers"), (RESPONSE, "response headers")] {
-            if measured.bare.has(phase) {
+        for (phase, name) in
+            [(REQUEST, "request headers"), (RESPONSE, "response headers"), (BOTH, "both, one request")]
+        {
+            if measured.has(phase) {
                 println!("  {name}");
                 measured.compare(phase, &arguments).await;
             }
@@ -133,6 +137,10 @@ struct Measured {
 }
 
 impl Measured {
+    fn has(&self, phase: usize) -> bool {
+        if phase == BOTH { self.has(REQUEST) && self.has(RESPONSE) } else { self.bare.has(phase) }
+    }
+
     async fn compare(&mut self, phase: usize, arguments: &Arguments) {
         if let Some(only) = arguments.only {
             for _ in 0..arguments.calls {
@@ -157,29 +165,35 @@ impl Measured {
     }
 
     async fn call(&mut self, way: Way, phase: usize) -> Duration {
-        let begun;
-        match way {
-            Way::Engine(manner) => {
-                begun = Instant::now();
-                self.bare.call(phase, manner).await;
-            }
-            Way::Chain if phase == REQUEST => {
-                let head = self.request.take().expect("it came back");
-                begun = Instant::now();
-                let (head, outcome) = self.chain.on_request(head, &self.who).await;
-                assert!(matches!(outcome, Outcome::Continue(_)), "{outcome:?}");
-                self.request = Some(head);
-            }
-            Way::Chain => {
-                let head = self.response.take().expect("it came back");
-                let sent = Arc::clone(&self.sent);
-                begun = Instant::now();
-                let (head, outcome) = self.chain.on_response(sent, head, &self.who).await;
-                assert!(matches!(outcome, Outcome::Continue(_)), "{outcome:?}");
-                self.response = Some(head);
+        let who = self.who.clone();
+        let begun = Instant::now();
+        let phases = if phase == BOTH { REQUEST..=RESPONSE } else { phase..=phase };
+        // Its end is a part of what a request costs.
+        let mut visit = (way == Way::Chain).then(|| Visit::new(who));
+        for phase in phases {
+            match (&mut visit, way) {
+                (Some(visit), _) => self.pass(phase, visit).await,
+                (None, Way::Engine(manner)) => self.bare.call(phase, manner).await,
+                (None, Way::Chain) => {}
             }
         }
+        drop(visit);
         begun.elapsed()
+    }
+
+    async fn pass(&mut self, phase: usize, visit: &mut Visit) {
+        let outcome = if phase == REQUEST {
+            let head = self.request.take().expect("it came back");
+            let (head, outcome) = self.chain.on_request(head, visit).await;
+            self.request = Some(head);
+            outcome
+        } else {
+            let head = self.response.take().expect("it came back");
+            let (head, outcome) = self.chain.on_response(Arc::clone(&self.sent), head, visit).await;
+            self.response = Some(head);
+            outcome
+        };
+        assert!(matches!(outcome, Outcome::Continue(_)), "{outcome:?}");
     }
 }
 

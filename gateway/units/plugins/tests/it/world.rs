@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use sluice_plugins::{
     Chain, ComponentSource, Deps, Handle, Operations, Options, Outcome, PluginConfig, RequestHead, ResponseHead, Unit,
-    Who,
+    Visit, Who,
 };
 use sluice_vocabulary::clock::SystemClock;
 use sluice_vocabulary::request::Scheme;
@@ -104,8 +104,9 @@ pub(crate) fn text(wat: &str) -> PluginConfig {
     PluginConfig::new(ComponentSource::bytes(wat::parse_str(wat).unwrap()))
 }
 
-pub(crate) fn who() -> Who {
-    Who { request_id: "r-1".into(), tenant: Some(TenantId::new("acme").unwrap()) }
+/// The stay of a request that has met no plugin yet.
+pub(crate) fn visit() -> Visit {
+    Visit::new(Who { request_id: "r-1".into(), tenant: Some(TenantId::new("acme").unwrap()) })
 }
 
 pub(crate) fn headers(fields: &[(&str, &str)]) -> HeaderMap {
