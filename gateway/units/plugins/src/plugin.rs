@@ -23,8 +23,8 @@ use crate::visit::Visit;
 /// Between two warnings about one plugin: a plugin that fails at every request must not fill the log.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// A phase that took less is expected to take as little the next time. Longer ones are likely to meet a tick: with one in
-/// twenty begun anew, a stack of its own costs no more.
+/// A phase that took less is expected to take as little the next time. Of those that take this long one in twenty meets a
+/// tick and is begun anew, half way through: what that costs on average is what a stack of its own would.
 const BRIEF: Duration = Duration::from_micros(50);
 
 /// One plugin.
