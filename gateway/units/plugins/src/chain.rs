@@ -65,7 +65,9 @@ impl Chain {
             let Subject::Request { head: back, edits } = subject else { unreachable!("{SAME_SUBJECT}") };
             head = back;
             let applied = |made: &mut Operations| extend(made, edits.apply(&mut head.headers));
-            if let Step::Ends(outcome) = step(plugin, Phase::RequestHeaders, result, &visit.who, || applied(&mut operations)) {
+            if let Step::Ends(outcome) =
+                step(plugin, Phase::RequestHeaders, result, &visit.who, || applied(&mut operations))
+            {
                 return (head, outcome);
             }
         }
@@ -92,7 +94,8 @@ impl Chain {
                 head.status = status.unwrap_or(head.status);
                 extend(made, edits.apply(&mut head.headers))
             };
-            if let Step::Ends(outcome) = step(plugin, Phase::ResponseHeaders, result, &visit.who, || applied(&mut operations))
+            if let Step::Ends(outcome) =
+                step(plugin, Phase::ResponseHeaders, result, &visit.who, || applied(&mut operations))
             {
                 return (head, outcome);
             }

@@ -96,13 +96,7 @@ impl Checked {
         for phase in phases {
             functions[phase as usize] = Some(function_of(&component, phase)?);
         }
-        Ok(Self {
-            functions,
-            initial_memory: initial_memory(&component),
-            instance_pre,
-            sha256,
-            bytes: bytes.len(),
-        })
+        Ok(Self { functions, initial_memory: initial_memory(&component), instance_pre, sha256, bytes: bytes.len() })
     }
 
     /// The phases it is called for.

@@ -54,5 +54,5 @@ mod unit;
 pub use chain::Chain;
 pub use config::{ComponentSource, Limits, OnFailure, PluginConfig, validate};
 pub use message::{Answer, HeaderOp, Operations, Outcome, RequestHead, ResponseHead, Who};
-pub use visit::Visit;
 pub use unit::{Deps, Handle, Options, Prepared, SandboxUnavailable, Task, Unit};
+pub use visit::Visit;

@@ -101,8 +101,7 @@ async fn measure(arguments: Arguments) {
             response: Some(sample::response()),
         };
         println!("{file}");
-        for (phase, name) in
-            [(REQUEST, "request headers"), (RESPONSE, "response headers"), (BOTH, "both, one request")]
+        for (phase, name) in [(REQUEST, "request headers"), (RESPONSE, "response headers"), (BOTH, "both, one request")]
         {
             if measured.has(phase) {
                 println!("  {name}");

@@ -16,7 +16,8 @@ async fn a_plugin_sets_a_request_header_from_its_configuration() {
     let world = World::new().await;
     for file in BOTH_LANGUAGES {
         let chain = world.chain(plugin(file, json!({ "region": "eu-1" }))).await;
-        let (head, outcome) = chain.on_request(request(&[("x-region", "forged"), ("x-region", "twice")]), &mut visit()).await;
+        let (head, outcome) =
+            chain.on_request(request(&[("x-region", "forged"), ("x-region", "twice")]), &mut visit()).await;
         assert_eq!(head.headers.get_all("x-region").into_iter().collect::<Vec<_>>(), ["eu-1"], "{file}");
         let [HeaderOp::Set(name, value)] = &changes(outcome)[..] else { panic!("{file}: one change expected") };
         assert_eq!((name.as_str(), value.as_bytes()), ("x-region", &b"eu-1"[..]));
@@ -28,7 +29,8 @@ async fn a_plugin_sets_a_response_header() {
     let world = World::new().await;
     for file in BOTH_LANGUAGES {
         let chain = world.chain(plugin(file, json!({ "region": "eu-1" }))).await;
-        let (head, outcome) = chain.on_response(Arc::new(request(&[])), response(&[("server", "x")]), &mut visit()).await;
+        let (head, outcome) =
+            chain.on_response(Arc::new(request(&[])), response(&[("server", "x")]), &mut visit()).await;
         assert_eq!(head.headers["x-region"], "eu-1", "{file}");
         assert_eq!(head.headers["server"], "x", "{file}");
         assert_eq!(changes(outcome).len(), 1);

@@ -29,7 +29,10 @@ async fn the_instance_of_a_request_serves_its_response_and_then_ends() {
             assert_eq!(instances(&world), (1, 1), "{file}");
             let (head, outcome) = chain.on_response(Arc::new(sent), response(&[("server", "x")]), &mut visit).await;
             assert_eq!(changes(outcome).len(), 1, "{file}");
-            assert_eq!((&head.headers["x-region"], &head.headers["server"]), (&"eu-1".parse().unwrap(), &"x".parse().unwrap()));
+            assert_eq!(
+                (&head.headers["x-region"], &head.headers["server"]),
+                (&"eu-1".parse().unwrap(), &"x".parse().unwrap())
+            );
             assert_eq!(instances(&world), (0, 0), "{file}");
         }
     }
@@ -95,13 +98,12 @@ async fn each_of_two_plugins_finds_its_own_instance_again() {
 
 #[tokio::test]
 async fn a_plugin_that_was_brief_and_then_loops_ends_at_its_deadline_and_gives_its_thread_back_meanwhile() {
-    let world = World::new().await;
+    let world = World::of_brief_calls().await;
     let mut looping = hostile(json!({ "does": "loop", "when_header": "x-loop" }));
     looping.limits.deadline = Span::millis(50);
-    let loaded =
-        world.load(&[("loop", looping), ("region", plugin("add_region_rust.wasm", json!({})))]).await.unwrap();
+    let loaded = world.load(&[("loop", looping), ("region", plugin("add_region_rust.wasm", json!({})))]).await.unwrap();
     let chain = loaded.each["loop"].clone();
-    for _ in 0..200 {
+    for _ in 0..2 {
         let (_, outcome) = chain.on_request(request(&[]), &mut visit()).await;
         assert!(changes(outcome).is_empty());
     }
@@ -119,7 +121,26 @@ async fn a_plugin_that_was_brief_and_then_loops_ends_at_its_deadline_and_gives_i
     assert_eq!(refusal.reason, Reason::PluginFailed);
     assert_eq!(head, request(&[("x-loop", "1")]), "nothing of what it did before the tick has stayed");
     assert_eq!(world.failures("loop", "deadline"), 1.0);
-    assert_eq!(world.metric("invocations_total{plugin=\"loop\",phase=\"request-headers\"}"), 201.0);
+    assert_eq!(world.metric("invocations_total{plugin=\"loop\",phase=\"request-headers\"}"), 3.0);
     assert!(served_meanwhile >= 10, "served {served_meanwhile} requests beside the loop");
     assert_eq!(instances(&world), (0, 0));
+}
+
+#[tokio::test]
+async fn every_misbehaviour_is_ended_at_once_as_it_is_in_slices() {
+    let world = World::of_brief_calls().await;
+    for (does, reason) in [("trap", "trap"), ("grow", "memory"), ("recurse", "trap"), ("flood-headers", "output")] {
+        let mut misbehaving = hostile(json!({ "does": does, "when_header": "x-do" }));
+        misbehaving.limits.deadline = Span::secs(1);
+        let chain = world.load(&[(does, misbehaving)]).await.unwrap().all;
+        for _ in 0..2 {
+            let (_, outcome) = chain.on_request(request(&[]), &mut visit()).await;
+            assert!(changes(outcome).is_empty());
+        }
+        let sent = request(&[("x-do", "1")]);
+        let (head, outcome) = chain.on_request(sent.clone(), &mut visit()).await;
+        assert!(matches!(outcome, Outcome::Refuse(_)), "{does}: {outcome:?}");
+        assert_eq!(head, sent, "{does}");
+        assert_eq!(world.failures(does, reason), 1.0, "{does} is counted as {reason}");
+    }
 }

@@ -11,7 +11,7 @@ use sluice_plugins::{
     Chain, ComponentSource, Deps, Handle, Operations, Options, Outcome, PluginConfig, RequestHead, ResponseHead, Unit,
     Visit, Who,
 };
-use sluice_vocabulary::clock::SystemClock;
+use sluice_vocabulary::clock::{Clock, ManualClock, SystemClock};
 use sluice_vocabulary::request::Scheme;
 use sluice_vocabulary::unit::{State, Stop, Stopper, Task as _};
 use sluice_vocabulary::{Fault, Path, PluginName, TenantId};
@@ -29,8 +29,17 @@ impl World {
     }
 
     pub(crate) async fn with(options: Options) -> Self {
+        Self::at(Arc::new(SystemClock), options).await
+    }
+
+    /// Where time stands still, so that every call but the first of a plugin's phase is taken to be brief.
+    pub(crate) async fn of_brief_calls() -> Self {
+        Self::at(Arc::new(ManualClock::at(1_700_000_000)), Options::default()).await
+    }
+
+    async fn at(clock: Arc<dyn Clock>, options: Options) -> Self {
         let mut registry = Registry::default();
-        let (handle, mut task) = Unit::new(Deps { clock: Arc::new(SystemClock) }, options, &mut registry).unwrap();
+        let (handle, mut task) = Unit::new(Deps { clock }, options, &mut registry).unwrap();
         let (stopper, stop) = Stop::new();
         let task = tokio::spawn(async move { task.run(stop).await });
         handle.health().watch().wait_for(State::serves).await.unwrap();
