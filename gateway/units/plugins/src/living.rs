@@ -76,15 +76,16 @@ impl Living {
         kept
     }
 
-    /// The kept instance for the next phase of its request, about this message.
-    pub(crate) fn resume(&mut self, subject: Subject) -> Result<(), (Subject, Failure)> {
+    /// Makes a kept instance ready to run again.
+    pub(crate) fn wake(&mut self) -> Result<(), Failure> {
         self.place.give_up_keeping();
-        // After that: whoever counts the ticks looks at how many run.
-        if let Err(failure) = self.place.plugin.sandbox.is_watched() {
-            return Err((subject, failure));
-        }
+        // After that: whoever makes the ticks looks at how many run.
+        self.place.plugin.sandbox.is_watched()
+    }
+
+    /// What the next phase is about.
+    pub(crate) fn next_phase(&mut self, subject: Subject) {
         self.store.data_mut().next_phase(subject, self.place.plugin.ticks);
-        Ok(())
     }
 
     /// The message, with the changes asked for.

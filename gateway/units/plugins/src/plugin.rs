@@ -86,10 +86,13 @@ impl Plugin {
     ) -> (Subject, Result<Action, Failure>) {
         let phase = subject.phase();
         let mut living = match visit.take(self) {
-            Some(mut kept) => match kept.resume(subject) {
-                Ok(()) => kept,
-                Err((subject, failure)) => return (subject, Err(failure)),
-            },
+            Some(mut kept) => {
+                if let Err(failure) = kept.wake() {
+                    return (subject, Err(failure));
+                }
+                kept.next_phase(subject);
+                kept
+            }
             None => match Place::of(self).await {
                 Ok(place) => Living::new(place, subject, &visit.who),
                 Err(failure) => return (subject, Err(failure)),
