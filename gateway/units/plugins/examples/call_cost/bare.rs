@@ -98,8 +98,8 @@ impl Bare {
         linker.allow_shadowing(true);
         link(&mut linker).expect("host functions");
         let phases = ["request-headers", "response-headers"].map(|phase| {
-            let interface = component.get_export_index(None, &format!("sluice:plugin/{phase}@1.0.0"))?;
-            component.get_export_index(Some(&interface), &format!("on-{phase}"))
+            let interface = component.get_export_index(None, format!("sluice:plugin/{phase}@1.0.0"))?;
+            component.get_export_index(Some(&interface), format!("on-{phase}"))
         });
         let instance_pre = linker.instantiate_pre(&component).expect("imports");
         Self { engine, instance_pre, phases, headers: sample::headers(), kept: None }
