@@ -59,8 +59,7 @@ pub struct Limits {
     /// Memory of one instance, 64KiB to 256MiB. Default 16MiB: header logic needs a page or two, but guests that carry a
     /// language's runtime start with several MiB.
     pub memory: ByteSize,
-    /// Running time of one phase, 1ms to 1s in whole milliseconds. Only the plugin's own running counts, not its waiting,
-    /// nor a first slice of at most a millisecond after which it was begun anew.
+    /// Running time of one phase, 1ms to 1s in whole milliseconds. Only the plugin's own running counts, not its waiting.
     /// Default 5ms: a thousand times what a native plugin takes, and still less than a client notices.
     pub deadline: Span,
 }

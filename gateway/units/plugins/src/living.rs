@@ -102,8 +102,8 @@ impl Living {
     ///
     /// A stack of its own costs a native plugin a good tenth of its call, and only a guest that has to give its thread back
     /// in the middle needs one. Whether this one does is not known before: it runs until the next tick, which is a
-    /// millisecond away at most, and is begun anew if that was not enough. Nothing is lost but the time, since nothing that
-    /// a phase does shows before it ends, but for its log lines, which are not said twice.
+    /// millisecond away at most, and is begun anew, with its whole deadline, if that was not enough. Nothing is lost but the
+    /// time, since nothing that a phase does shows before it ends, but for its log lines, which are not said twice.
     pub(crate) fn at_once(&mut self, phase: Phase) -> Option<wasmtime::Result<Action>> {
         self.store.epoch_deadline_trap();
         self.store.set_epoch_deadline(1);
