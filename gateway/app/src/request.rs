@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue, Version};
 use pingora_http::RequestHeader;
 use sluice_auth::Verified;
 use sluice_downstream::ClientAddress;
-use sluice_plugins::RequestHead;
+use sluice_plugins::{RequestHead, Visit};
 use sluice_resilience::{Deadlines, InFlight};
 use sluice_routing::Matched;
 use sluice_telemetry::requests::ActiveRequest;
@@ -50,6 +50,8 @@ pub(crate) struct Request {
     pub(crate) admitted: Option<Admitted>,
     /// 5. What plugins saw, kept for their response side, and the time they took.
     pub(crate) sent_head: Option<Arc<RequestHead>>,
+    /// Holds instances for the response side: given up as soon as that is over, or will not be.
+    pub(crate) visit: Option<Visit>,
     pub(crate) plugin_time: Duration,
     /// Fields that plugins had a say in: not the client's to have removed.
     pub(crate) plugin_fields: SmallVec<[HeaderName; 2]>,
@@ -119,6 +121,7 @@ impl Request {
             tenant: None,
             admitted: None,
             sent_head: None,
+            visit: None,
             plugin_time: Duration::ZERO,
             plugin_fields: SmallVec::new(),
             deadlines: None,

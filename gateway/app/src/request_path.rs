@@ -11,6 +11,7 @@
 //! Steps 1 to 5 end early with an answer or a [`Refusal`]; both are written in `answers.rs`. Each step's proof is a slot of
 //! [`Request`] that only the step's own unit can fill. Upgrade requests take the very same path.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use sluice_downstream::hop_by_hop;
-use sluice_plugins::{Chain, Outcome, ResponseHead};
+use sluice_plugins::{Chain, Outcome, RequestHead, ResponseHead, Visit};
 use sluice_resilience::{Deadlines, Exchange};
 use sluice_routing::{Decision, DirectAnswer};
 use sluice_vocabulary::{Reason, Refusal};
@@ -109,15 +110,21 @@ impl RequestPath {
         }
 
         // 5. The tenant's plugins, then the route's. Each sees what those before it changed.
-        for chain in [snapshot.chain_of(request.tenant.as_ref()), &route.chain] {
-            if chain.has_request_phase()
-                && let Some(answer) = self.pass_request(chain, session, request).await?
-            {
-                return Ok(Lead::Plugin(answer));
+        let chains = [snapshot.chain_of(request.tenant.as_ref()), &route.chain];
+        if chains.iter().all(|chain| chain.is_empty()) {
+            return Ok(Lead::Forward);
+        }
+        let mut head = owned_head(session.req_header(), request)?;
+        for chain in chains {
+            if chain.has_request_phase() {
+                match self.pass_request(chain, head, session, request).await? {
+                    ControlFlow::Continue(back) => head = back,
+                    ControlFlow::Break(answer) => return Ok(Lead::Plugin(answer)),
+                }
             }
         }
-        if route.chain.has_response_phase() || snapshot.chain_of(request.tenant.as_ref()).has_response_phase() {
-            request.sent_head = Some(Arc::new(owned_head(session.req_header(), request)?));
+        if chains.iter().any(|chain| chain.has_response_phase()) {
+            request.sent_head = Some(Arc::new(head));
         }
         Ok(Lead::Forward)
     }
@@ -176,28 +183,32 @@ impl RequestPath {
         Ok(normal.is_changed().then(|| normal.to_target().into_owned()))
     }
 
-    /// Step 5 for one chain.
+    /// Step 5 for one chain. Gives the head as it is sent on.
     async fn pass_request(
         &self,
         chain: &Chain,
+        head: RequestHead,
         session: &mut Session,
         request: &mut Request,
-    ) -> Result<Option<sluice_plugins::Answer>, Refusal> {
-        let head = owned_head(session.req_header(), request)?;
+    ) -> Result<ControlFlow<sluice_plugins::Answer, RequestHead>, Refusal> {
+        let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request)));
         let began = self.units.clock.now();
-        let (_, outcome) = chain.on_request(head, &who(request)).await;
+        let (head, outcome) = chain.on_request(head, &mut visit).await;
         request.plugin_time += self.units.clock.now().duration_since(began);
         match outcome {
-            Outcome::Continue(operations) => {
-                let stripped = &request.snapshot.stripped;
+            Outcome::Continue(mut operations) => {
+                request.visit = Some(visit);
+                let asked_for = operations.len();
                 // Who sent a request is not for a plugin to say either.
-                let operations = operations.into_iter().filter(|operation| !stripped.covers(operation.name()));
-                let fields = &mut request.plugin_fields;
-                let operations = operations.inspect(|operation| fields.push(operation.name().clone()));
-                apply(session.req_header_mut(), operations).map_err(broken)?;
-                Ok(None)
+                operations.retain(|operation| !request.snapshot.stripped.covers(operation.name()));
+                let all_made = operations.len() == asked_for;
+                request.plugin_fields.extend(operations.iter().map(|operation| operation.name().clone()));
+                apply(session.req_header_mut(), operations.into_iter()).map_err(broken)?;
+                // The head that came back has every change made, those that are not a plugin's too.
+                let head = if all_made { head } else { owned_head(session.req_header(), request)? };
+                Ok(ControlFlow::Continue(head))
             }
-            Outcome::Answer(answer) => Ok(Some(answer)),
+            Outcome::Answer(answer) => Ok(ControlFlow::Break(answer)),
             Outcome::Refuse(refusal) => Err(refusal),
         }
     }
@@ -255,11 +266,13 @@ impl RequestPath {
     ) -> Result<(), Pending> {
         let Some(sent) = request.sent_head.clone() else { return Ok(()) };
         let head = ResponseHead { status: header.status, headers: header.headers.clone() };
+        let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request)));
         let began = self.units.clock.now();
-        let (head, outcome) = chain.on_response(sent, head, &who(request)).await;
+        let (head, outcome) = chain.on_response(sent, head, &mut visit).await;
         request.plugin_time += self.units.clock.now().duration_since(began);
         match outcome {
             Outcome::Continue(operations) => {
+                request.visit = Some(visit);
                 let applied = header.set_status(head.status).and_then(|()| apply_to_response(header, operations));
                 applied.map_err(|error| Pending::Refusal(broken(error)))
             }
@@ -401,6 +414,8 @@ impl ProxyHttp for RequestPath {
         request: &mut Self::CTX,
     ) -> Result<()> {
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            // It may go on for hours, and no plugin is called for it any more.
+            request.visit = None;
             if let Some(control) = session.digest().and_then(sluice_downstream::control) {
                 control.lift_body_deadlines();
             }
@@ -424,6 +439,8 @@ impl ProxyHttp for RequestPath {
                 return Err(Self::stop(request, instead));
             }
         }
+        // The body may take its time: what its plugins held is free for others.
+        request.visit = None;
         if let Some(matched) = &request.matched {
             let edits = matched.response_headers();
             for name in edits.remove() {

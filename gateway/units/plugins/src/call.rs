@@ -12,6 +12,7 @@ use crate::failure::Misuse;
 use crate::limits::Bounds;
 use crate::message::{RequestHead, ResponseHead, Who};
 use crate::metrics::PluginMetrics;
+use crate::plugin::Plugin;
 
 /// A phase of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,11 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
+    /// Nobody's message, for an instance that runs no phase.
+    pub(crate) fn none() -> Self {
+        Self::Request { head: RequestHead::none(), edits: Edits::default() }
+    }
+
     pub(crate) const fn phase(&self) -> Phase {
         match self {
             Self::Request { .. } => Phase::RequestHeaders,
@@ -73,9 +79,45 @@ pub(crate) struct Call {
     /// Ticks of the engine that may still pass while the guest runs.
     pub(crate) ticks_left: u64,
     pub(crate) lines_logged: u32,
+    /// Lines that were said before the phase was begun anew.
+    pub(crate) lines_said_before: u32,
 }
 
 impl Call {
+    pub(crate) fn new(plugin: &Plugin, subject: Subject, who: Who) -> Self {
+        Self {
+            subject,
+            shared: Arc::clone(&plugin.shared),
+            who,
+            bounds: plugin.bounds(),
+            ticks_left: plugin.ticks,
+            lines_logged: 0,
+            lines_said_before: 0,
+        }
+    }
+
+    /// The next phase of the same request.
+    pub(crate) fn next_phase(&mut self, subject: Subject, ticks: u64) {
+        self.subject = subject;
+        self.ticks_left = ticks;
+        self.lines_logged = 0;
+        self.lines_said_before = 0;
+    }
+
+    /// As it was before the phase began, but for what cannot be taken back.
+    pub(crate) fn start_over(&mut self, plugin: &Plugin) {
+        match &mut self.subject {
+            Subject::Request { edits, .. } => *edits = Edits::default(),
+            Subject::Response { edits, status, .. } => {
+                *edits = Edits::default();
+                *status = None;
+            }
+        }
+        self.bounds = plugin.bounds();
+        self.lines_said_before = self.lines_logged;
+        self.lines_logged = 0;
+    }
+
     /// The request, whatever the phase.
     pub(crate) fn request(&self) -> &RequestHead {
         match &self.subject {

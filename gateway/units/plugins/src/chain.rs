@@ -11,6 +11,7 @@ use crate::edits::Edits;
 use crate::failure::{Failure, Kind};
 use crate::message::{Operations, Outcome, RequestHead, ResponseHead, Who};
 use crate::plugin::Plugin;
+use crate::visit::Visit;
 
 /// Plugins in order. Made once with the configuration; each phase holds only those that have it, so a phase that no plugin
 /// exports costs a look at an empty list.
@@ -57,14 +58,16 @@ impl Chain {
     /// Calls the request phase of each plugin in turn, until one answers, refuses, or fails and may not be skipped.
     ///
     /// The head comes back in every case. If the future is dropped (the client is gone) the guest is ended where it is.
-    pub async fn on_request(&self, mut head: RequestHead, who: &Who) -> (RequestHead, Outcome) {
+    pub async fn on_request(&self, mut head: RequestHead, visit: &mut Visit) -> (RequestHead, Outcome) {
         let mut operations = Operations::new();
         for plugin in &self.request {
-            let (subject, result) = plugin.call(Subject::Request { head, edits: Edits::default() }, who).await;
+            let (subject, result) = plugin.call(Subject::Request { head, edits: Edits::default() }, visit).await;
             let Subject::Request { head: back, edits } = subject else { unreachable!("{SAME_SUBJECT}") };
             head = back;
             let applied = |made: &mut Operations| extend(made, edits.apply(&mut head.headers));
-            if let Step::Ends(outcome) = step(plugin, Phase::RequestHeaders, result, who, || applied(&mut operations)) {
+            if let Step::Ends(outcome) =
+                step(plugin, Phase::RequestHeaders, result, &visit.who, || applied(&mut operations))
+            {
                 return (head, outcome);
             }
         }
@@ -78,20 +81,21 @@ impl Chain {
         &self,
         request: Arc<RequestHead>,
         mut head: ResponseHead,
-        who: &Who,
+        visit: &mut Visit,
     ) -> (ResponseHead, Outcome) {
         let mut operations = Operations::new();
         for plugin in &self.response {
             let subject =
                 Subject::Response { request: Arc::clone(&request), head, edits: Edits::default(), status: None };
-            let (subject, result) = plugin.call(subject, who).await;
+            let (subject, result) = plugin.call(subject, visit).await;
             let Subject::Response { head: back, edits, status, .. } = subject else { unreachable!("{SAME_SUBJECT}") };
             head = back;
             let applied = |made: &mut Operations| {
                 head.status = status.unwrap_or(head.status);
                 extend(made, edits.apply(&mut head.headers))
             };
-            if let Step::Ends(outcome) = step(plugin, Phase::ResponseHeaders, result, who, || applied(&mut operations))
+            if let Step::Ends(outcome) =
+                step(plugin, Phase::ResponseHeaders, result, &visit.who, || applied(&mut operations))
             {
                 return (head, outcome);
             }

@@ -1,9 +1,9 @@
 //! A component, compiled and checked: what it imports is offered, and it exports a phase.
 
-use wasmtime::component::{Component, InstancePre, Linker, types::ComponentItem};
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, types::ComponentItem};
 
 use crate::call::{Call, Phase};
-use crate::contract::{MAJOR_VERSION, OFFERED, PACKAGE, request_headers, response_headers};
+use crate::contract::{MAJOR_VERSION, OFFERED, PACKAGE};
 
 /// The largest component that is loaded. The largest known guests, which carry a whole interpreter, are 18 MB.
 pub(crate) const LARGEST: u64 = 64 * 1024 * 1024;
@@ -62,8 +62,8 @@ impl Refused {
 /// A component that can be called.
 pub(crate) struct Checked {
     pub(crate) instance_pre: InstancePre<Call>,
-    pub(crate) request_headers: Option<request_headers::GuestIndices>,
-    pub(crate) response_headers: Option<response_headers::GuestIndices>,
+    /// Where each phase's function is, for those that are exported.
+    functions: [Option<ComponentExportIndex>; Phase::ALL.len()],
     pub(crate) sha256: [u8; 32],
     pub(crate) bytes: usize,
     /// Bytes of memory that an instance starts with, at most.
@@ -92,28 +92,21 @@ impl Checked {
         check_imports(engine, &component)?;
         let instance_pre = linker.instantiate_pre(&component).map_err(invalid)?;
         let phases = exported_phases(engine, &component)?;
-        let exports = |phase| phases.contains(&phase);
-        Ok(Self {
-            request_headers: exports(Phase::RequestHeaders)
-                .then(|| request_headers::GuestIndices::new(&instance_pre))
-                .transpose()
-                .map_err(invalid)?,
-            response_headers: exports(Phase::ResponseHeaders)
-                .then(|| response_headers::GuestIndices::new(&instance_pre))
-                .transpose()
-                .map_err(invalid)?,
-            initial_memory: initial_memory(&component),
-            instance_pre,
-            sha256,
-            bytes: bytes.len(),
-        })
+        let mut functions = [None; Phase::ALL.len()];
+        for phase in phases {
+            functions[phase as usize] = Some(function_of(&component, phase)?);
+        }
+        Ok(Self { functions, initial_memory: initial_memory(&component), instance_pre, sha256, bytes: bytes.len() })
     }
 
     /// The phases it is called for.
     pub(crate) fn phases(&self) -> impl Iterator<Item = Phase> {
-        let request = self.request_headers.is_some().then_some(Phase::RequestHeaders);
-        let response = self.response_headers.is_some().then_some(Phase::ResponseHeaders);
-        request.into_iter().chain(response)
+        Phase::ALL.into_iter().filter(|phase| self.function(*phase).is_some())
+    }
+
+    /// The function of a phase, where it is exported.
+    pub(crate) const fn function(&self, phase: Phase) -> Option<&ComponentExportIndex> {
+        self.functions[phase as usize].as_ref()
     }
 }
 
@@ -162,6 +155,16 @@ fn is_offered(import: &str) -> bool {
 /// The interface and version of a name in our package: `sluice:plugin/request@1.0.0`.
 fn of_our_package(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix(PACKAGE)?.strip_prefix('/')?.split_once('@')
+}
+
+/// The function behind a phase's interface. Found by name here, so that no call has to.
+fn function_of(component: &Component, phase: Phase) -> Result<ComponentExportIndex, Refused> {
+    let interface = format!("{PACKAGE}/{phase}@{MAJOR_VERSION}.0.0");
+    let name = format!("on-{phase}");
+    component
+        .get_export_index(None, &interface)
+        .and_then(|interface| component.get_export_index(Some(&interface), &name))
+        .ok_or_else(|| Refused::Invalid(format!("{interface} is exported without the function {name}")))
 }
 
 /// The phases that a component exports. One that we do not know is refused, not ignored: its author meant it to be called.

@@ -6,10 +6,8 @@ wasmtime::component::bindgen!({
     path: "../../../wit",
     world: "on-both",
     imports: { default: trappable },
-    exports: { default: async },
 });
 
-pub(crate) use exports::sluice::plugin::{request_headers, response_headers};
 pub(crate) use sluice::plugin::{actions, configuration, fields, log, request, response};
 
 /// Every interface that a plugin may import from us.

@@ -6,6 +6,7 @@
 //! runs long can give its thread back in the middle.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -26,6 +27,10 @@ pub(crate) const MOST_BYTES_PER_CALL: usize = 512 * 1024;
 const WASM_STACK: usize = 256 * 1024;
 const ASYNC_STACK: usize = 512 * 1024;
 
+/// Memory of all instances that are kept between two phases: a native guest has 64 KiB, one with an interpreter inside a
+/// few MiB. Upstreams may take their time to answer, and many requests may wait for them.
+pub(crate) const MOST_KEPT_BYTES: usize = 64 << 20;
+
 /// The sandbox's engine and what bounds it.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
@@ -34,6 +39,9 @@ pub(crate) struct Sandbox {
     permits: Semaphore,
     pub(crate) instances: u32,
     queue: Duration,
+    /// Instances that wait for the next phase of their request, and the memory they have. These hold permits too.
+    kept: AtomicUsize,
+    kept_bytes: AtomicUsize,
     /// Where instances come from: `pooling`, or `on-demand` where the address space is too small for a pool.
     pub(crate) allocator: &'static str,
     pub(crate) pulse: Arc<Pulse>,
@@ -51,7 +59,16 @@ impl Sandbox {
             }
         };
         let pulse = Arc::new(Pulse::new(engine.clone()));
-        Ok(Self { engine, permits: Semaphore::new(instances as usize), instances, queue, allocator, pulse })
+        Ok(Self {
+            engine,
+            permits: Semaphore::new(instances as usize),
+            instances,
+            queue,
+            kept: AtomicUsize::new(0),
+            kept_bytes: AtomicUsize::new(0),
+            allocator,
+            pulse,
+        })
     }
 
     /// Host functions for every interface of the contract.
@@ -70,11 +87,48 @@ impl Sandbox {
                 Ok(Err(_)) | Err(_) => return Err(Failure::Overloaded(self.queue.as_millis())),
             },
         };
+        self.is_watched().map(|()| permit)
+    }
+
+    /// Gives back a right that was taken for good.
+    pub(crate) fn release(&self) {
+        self.permits.add_permits(1);
+    }
+
+    /// The certainty that the deadline of a call that is about to run is watched.
+    pub(crate) fn is_watched(&self) -> Result<(), Failure> {
         if self.pulse.beat_for_a_call() {
-            Ok(permit)
+            Ok(())
         } else {
             Err(Failure::Host("the unit is not running, so no deadline would be kept".to_owned()))
         }
+    }
+
+    /// Whether one more instance of so many bytes may be kept while no phase of it runs. If so, it is charged.
+    pub(crate) fn keep(&self, bytes: usize) -> bool {
+        let count = self.kept.fetch_add(1, Ordering::SeqCst) + 1;
+        let total = self.kept_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let fits = count <= self.instances as usize / 2 && total <= MOST_KEPT_BYTES;
+        if !fits {
+            self.give_up_keeping(bytes);
+        }
+        fits
+    }
+
+    /// One that was kept runs again, or ends.
+    pub(crate) fn give_up_keeping(&self, bytes: usize) {
+        self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.kept.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// How many instances are kept for the next phase of their requests.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.load(Ordering::SeqCst)
+    }
+
+    /// Whether any instance may be running.
+    pub(crate) fn runs_any(&self) -> bool {
+        self.in_use() > self.kept()
     }
 
     /// How many instances exist now.

@@ -138,6 +138,9 @@ impl log::Host for Call {
             return Ok(());
         }
         self.lines_logged += 1;
+        if self.lines_logged <= self.lines_said_before {
+            return Ok(());
+        }
         match level {
             log::Level::Debug => self.say_debug(&message),
             log::Level::Info => self.say_info(&message),

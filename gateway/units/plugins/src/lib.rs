@@ -1,20 +1,21 @@
 //! Sandboxed WebAssembly components in the request path.
 //!
-//! A plugin is a component that speaks the contract in `wit/`. It gets a fresh instance for each phase of each request,
-//! a bound on its memory, a deadline for its own running time, and nothing of the machine: no files, no sockets, no clock.
+//! A plugin is a component that speaks the contract in `wit/`. It gets a fresh instance for each request, which serves both
+//! of its phases if there is room to keep it in between, a bound on its memory, a deadline for its own running time, and nothing of the machine: no files, no sockets, no clock.
 //! What it changes is applied when its phase returns, never when it fails. This crate is the only one that names wasmtime.
 //!
 //! What is absent, and what that buys:
-//! - Guest code never runs on the caller's stack: each call runs on a stack of its own and gives the thread back after
-//!   at most a millisecond, so one endless loop costs its neighbours one slice, not their deadline.
+//! - Guest code never holds a thread for more than a millisecond, so one endless loop costs its neighbours a slice, not
+//!   their deadline. What is expected to be brief runs on the caller's stack; what then takes longer, and whatever is not
+//!   brief, runs on a stack of its own and gives the thread back at each tick.
 //! - There is no lock that all requests take, and no look-up by name while a request is served: a [`Chain`] is made when
 //!   the configuration is, and holds everything a call needs.
-//! - Nothing of one request can be seen by another, since nothing of an instance outlives its phase.
+//! - Nothing of one request can be seen by another, since nothing of an instance outlives its request.
 //!
 //! In reading order: what the operator writes ([`PluginConfig`]), what crosses the boundary ([`RequestHead`],
 //! [`ResponseHead`], [`Outcome`]), the bindings of the contract, how changes are kept until a phase succeeds, the state
-//! behind the host functions, the engine and its ticker, how components are loaded and checked, how one is called, chains
-//! of them, and the unit that holds it all ([`Unit`], [`Handle`], [`Prepared`]).
+//! behind the host functions, the engine and its ticker, how components are loaded and checked, how an instance lives and is
+//! called, what a request holds of them ([`Visit`]), chains of them, and the unit that holds it all ([`Unit`], [`Handle`], [`Prepared`]).
 
 // What the operator writes, and what crosses between the application and a chain.
 mod config;
@@ -40,7 +41,9 @@ mod ticker;
 mod component;
 mod load;
 
+mod living;
 mod plugin;
+mod visit;
 
 mod chain;
 
@@ -52,3 +55,4 @@ pub use chain::Chain;
 pub use config::{ComponentSource, Limits, OnFailure, PluginConfig, validate};
 pub use message::{Answer, HeaderOp, Operations, Outcome, RequestHead, ResponseHead, Who};
 pub use unit::{Deps, Handle, Options, Prepared, SandboxUnavailable, Task, Unit};
+pub use visit::Visit;

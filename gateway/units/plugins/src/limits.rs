@@ -19,6 +19,11 @@ impl Bounds {
         Self { memory, granted: 0, refused: false }
     }
 
+    /// Bytes of memory that the instance has.
+    pub(crate) const fn granted(&self) -> usize {
+        self.granted
+    }
+
     /// The bound on memory, if the guest has asked for more than that.
     pub(crate) fn overstepped(&self) -> Option<usize> {
         self.refused.then_some(self.memory)

@@ -25,6 +25,20 @@ pub struct RequestHead {
     pub headers: HeaderMap,
 }
 
+impl RequestHead {
+    /// Nobody's; takes no memory.
+    pub(crate) fn none() -> Self {
+        Self {
+            method: Method::GET,
+            scheme: Scheme::Http,
+            host: Box::default(),
+            path: Box::default(),
+            query: None,
+            headers: HeaderMap::new(),
+        }
+    }
+}
+
 /// A response's head, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseHead {

@@ -3,24 +3,29 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use sluice_vocabulary::clock::Clock;
-use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 
-use crate::call::{Call, Phase, Shared, Subject};
+use crate::call::{Phase, Shared, Subject};
 use crate::component::Checked;
 use crate::config::{Limits, OnFailure, PluginConfig};
 use crate::contract::actions::Action;
-use crate::engine::{MOST_BYTES_PER_CALL, Sandbox};
+use crate::engine::Sandbox;
 use crate::failure::Failure;
 use crate::limits::Bounds;
+use crate::living::{Living, Place};
 use crate::message::Who;
 use crate::ticker::TICK;
+use crate::visit::Visit;
 
 /// Between two warnings about one plugin: a plugin that fails at every request must not fill the log.
 const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// A phase that took less is expected to take as little the next time. Of those that take this long one in twenty meets a
+/// tick and is begun anew, half way through: what that costs on average is what a stack of its own would.
+const BRIEF: Duration = Duration::from_micros(50);
 
 /// One plugin.
 #[derive(Debug)]
@@ -28,9 +33,12 @@ pub(crate) struct Plugin {
     pub(crate) shared: Arc<Shared>,
     pub(crate) component: Arc<Checked>,
     pub(crate) config: PluginConfig,
-    sandbox: Arc<Sandbox>,
+    pub(crate) sandbox: Arc<Sandbox>,
     clock: Arc<dyn Clock>,
-    ticks: u64,
+    /// Ticks that one phase may run for.
+    pub(crate) ticks: u64,
+    /// Whether the last call of each phase was [`BRIEF`]. What was never called is not: its first call finds nothing warm.
+    is_brief: [AtomicBool; Phase::ALL.len()],
     /// When a failure was last said aloud, in seconds since the epoch and one more; 0 for never.
     warned_at: AtomicU64,
 }
@@ -45,88 +53,103 @@ impl Plugin {
     ) -> Self {
         let Limits { deadline, .. } = config.limits;
         let ticks = u64::try_from(deadline.get().as_millis() / TICK.as_millis()).unwrap_or(u64::MAX).max(1);
-        Self { shared: Arc::new(shared), component, config, sandbox, clock, ticks, warned_at: AtomicU64::new(0) }
+        Self {
+            shared: Arc::new(shared),
+            component,
+            config,
+            sandbox,
+            clock,
+            ticks,
+            is_brief: Default::default(),
+            warned_at: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn has(&self, phase: Phase) -> bool {
-        match phase {
-            Phase::RequestHeaders => self.component.request_headers.is_some(),
-            Phase::ResponseHeaders => self.component.response_headers.is_some(),
-        }
+        self.component.function(phase).is_some()
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds::new(self.config.limits.memory.as_usize())
     }
 
     pub(crate) fn skips_on_failure(&self) -> bool {
         self.config.on_failure == OnFailure::Skip
     }
 
-    /// Calls one phase in an instance of its own. The subject comes back whatever happens, with the changes asked for in
-    /// it and none of them made.
-    pub(crate) async fn call(&self, subject: Subject, who: &Who) -> (Subject, Result<Action, Failure>) {
-        // Held until after the store is gone: a slot of the pool is free when its permit is.
-        let _permit = match self.sandbox.admit().await {
-            Ok(permit) => permit,
-            Err(failure) => return (subject, Err(failure)),
-        };
-        let metrics = &self.shared.metrics;
+    /// Calls one phase, in the instance that this request's phase before left, or in one of its own. The subject comes back
+    /// whatever happens, with the changes asked for in it and none of them made.
+    pub(crate) async fn call(
+        self: &Arc<Self>,
+        subject: Subject,
+        visit: &mut Visit,
+    ) -> (Subject, Result<Action, Failure>) {
         let phase = subject.phase();
-        metrics.phase(phase).invocations.inc();
-        let _alive = Alive::new(&metrics.instances);
-
-        let mut store = Store::new(
-            &self.sandbox.engine,
-            Call {
-                subject,
-                shared: Arc::clone(&self.shared),
-                who: who.clone(),
-                bounds: Bounds::new(self.config.limits.memory.as_usize()),
-                ticks_left: self.ticks,
-                lines_logged: 0,
+        let mut living = match visit.take(self) {
+            Some(mut kept) => {
+                if let Err(failure) = kept.wake() {
+                    return (subject, Err(failure));
+                }
+                kept.next_phase(subject);
+                kept
+            }
+            None => match Place::of(self).await {
+                Ok(place) => Living::new(place, subject, &visit.who),
+                Err(failure) => return (subject, Err(failure)),
             },
-        );
-        store.limiter(|call| &mut call.bounds);
-        store.set_hostcall_fuel(MOST_BYTES_PER_CALL);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(end_of_slice);
+        };
+        self.shared.metrics.phase(phase).invocations.inc();
 
-        let result = self.timed(phase, self.run(&mut store, phase)).await;
-        let call = store.into_data();
-        let result = result.map_err(|error| Failure::of(&error, self.ticks, call.bounds.overstepped()));
-        (call.subject, result)
-    }
-
-    async fn run(&self, store: &mut Store<Call>, phase: Phase) -> wasmtime::Result<Action> {
-        let instance = self.component.instance_pre.instantiate_async(&mut *store).await?;
-        match (phase, &self.component.request_headers, &self.component.response_headers) {
-            (Phase::RequestHeaders, Some(indices), _) => {
-                indices.load(&mut *store, &instance)?.call_on_request_headers(store).await
+        let mut spent = Spent::begins(self.clock.now());
+        let mut result = None;
+        if self.is_brief[phase as usize].load(Ordering::Relaxed) {
+            result = living.at_once(phase);
+            spent.held_until(self.clock.now());
+            if result.is_none() {
+                living = living.begin_anew();
             }
-            (Phase::ResponseHeaders, _, Some(indices)) => {
-                indices.load(&mut *store, &instance)?.call_on_response_headers(store).await
-            }
-            // A chain holds a plugin for a phase only if it has that phase; without it there is nothing to decide.
-            (Phase::RequestHeaders, None, _) | (Phase::ResponseHeaders, _, None) => Ok(Action::Continue),
         }
+        let result = match result {
+            Some(result) => result,
+            // Boxed, since it is large and seldom needed: whoever awaits a call would carry room for it.
+            None => Box::pin(self.timed(&mut spent, living.in_slices(phase))).await,
+        };
+        self.account(phase, &spent);
+
+        let result = result.map_err(|error| Failure::of(&error, self.ticks, living.overstepped()));
+        let subject = living.take_subject();
+        let has_more = phase == Phase::RequestHeaders && self.has(Phase::ResponseHeaders);
+        if has_more && matches!(result, Ok(Action::Continue)) {
+            visit.keep(living);
+        }
+        (subject, result)
     }
 
-    /// Accounts for the time of a call: the whole of it, and the part in which it held a thread.
-    async fn timed<T>(&self, phase: Phase, call: impl Future<Output = T>) -> T {
+    /// Notes when a call holds a thread.
+    async fn timed<T>(&self, spent: &mut Spent, call: impl Future<Output = T>) -> T {
         let mut call = pin!(call);
-        let mut begun = None;
-        let mut held = Duration::ZERO;
+        let mut first = true;
         poll_fn(|context| {
-            let slice_begun = self.clock.now();
-            let result = call.as_mut().poll(context);
-            let now = self.clock.now();
-            held += now.saturating_duration_since(slice_begun);
-            let begun = *begun.get_or_insert(slice_begun);
-            if result.is_ready() {
-                let metrics = &self.shared.metrics;
-                metrics.phase(phase).duration.observe(now.saturating_duration_since(begun));
-                metrics.guest_time.inc_by(held.as_secs_f64());
+            if !std::mem::take(&mut first) {
+                spent.resumes(self.clock.now());
             }
+            let result = call.as_mut().poll(context);
+            spent.held_until(self.clock.now());
             result
         })
         .await
+    }
+
+    /// Accounts for the time of a call: the whole of it, and the part in which it held a thread. The latter tells how to
+    /// make the next one.
+    fn account(&self, phase: Phase, spent: &Spent) {
+        let metrics = &self.shared.metrics;
+        metrics.phase(phase).duration.observe(spent.until.saturating_duration_since(spent.begun));
+        metrics.guest_time.inc_by(spent.held.as_secs_f64());
+        let (is_brief, was_brief) = (spent.held < BRIEF, &self.is_brief[phase as usize]);
+        if is_brief != was_brief.load(Ordering::Relaxed) {
+            was_brief.store(is_brief, Ordering::Relaxed);
+        }
     }
 
     /// Counts a failure, and says it unless it was said a moment ago.
@@ -151,31 +174,27 @@ impl Plugin {
     }
 }
 
-/// A tick came while the guest ran: it gives its thread back, or has had its time.
-///
-/// The first slice ends with the tick that is under way, so a guest gets between its deadline and one tick more. Only
-/// ticks in which it ran are counted: while it waits for its thread none is.
-fn end_of_slice(mut store: StoreContextMut<'_, Call>) -> wasmtime::Result<UpdateDeadline> {
-    let call = store.data_mut();
-    if call.ticks_left == 0 {
-        return Ok(UpdateDeadline::Interrupt);
-    }
-    call.ticks_left -= 1;
-    Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+/// When a call began, until when it ran, and how long it held a thread meanwhile.
+struct Spent {
+    begun: Instant,
+    slice_begun: Instant,
+    until: Instant,
+    held: Duration,
 }
 
-/// Counts an instance while it lives, even if the call is dropped in the middle.
-struct Alive<'a>(&'a prometheus_client::metrics::gauge::Gauge);
-
-impl<'a> Alive<'a> {
-    fn new(gauge: &'a prometheus_client::metrics::gauge::Gauge) -> Self {
-        gauge.inc();
-        Self(gauge)
+impl Spent {
+    const fn begins(now: Instant) -> Self {
+        Self { begun: now, slice_begun: now, until: now, held: Duration::ZERO }
     }
-}
 
-impl Drop for Alive<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
+    const fn resumes(&mut self, now: Instant) {
+        self.slice_begun = now;
+    }
+
+    /// A slice ended; another may follow at once.
+    fn held_until(&mut self, now: Instant) {
+        self.held += now.saturating_duration_since(self.slice_begun);
+        self.slice_begun = now;
+        self.until = now;
     }
 }

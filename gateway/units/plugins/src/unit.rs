@@ -232,7 +232,11 @@ impl Inspect for Handle {
         json!({
             "sandbox": {
                 "allocator": sandbox.allocator,
-                "instances": { "in_use": sandbox.in_use(), "limit": sandbox.instances },
+                "instances": {
+                    "in_use": sandbox.in_use(),
+                    "kept": sandbox.kept(),
+                    "limit": sandbox.instances,
+                },
             },
             "plugins": plugins,
         })
@@ -292,7 +296,7 @@ impl sluice_vocabulary::unit::Task for Task {
             let ticker = std::thread::Builder::new().name("sluice-ticker".into()).spawn(move || {
                 // Dropped when the thread ends, however it ends.
                 let _ended = ended;
-                sandbox.pulse.run(|| sandbox.in_use() > 0);
+                sandbox.pulse.run(|| sandbox.runs_any());
             });
             let ticker = match ticker {
                 Ok(ticker) => ticker,

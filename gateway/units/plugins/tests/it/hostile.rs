@@ -8,7 +8,7 @@ use sluice_plugins::{Chain, OnFailure, Outcome, RequestHead, ResponseHead};
 use sluice_vocabulary::measure::ByteSize;
 use sluice_vocabulary::{Reason, Refusal};
 
-use crate::world::{World, changes, hostile, plugin, request, response, who};
+use crate::world::{World, changes, hostile, plugin, request, response, visit};
 
 /// Every misbehaviour that must end the phase, and the reason under which it is counted.
 const ENDED: [(&str, &str); 12] = [
@@ -35,11 +35,11 @@ const PHASES: [&str; 2] = ["request", "response"];
 async fn call(chain: &Chain, phase: &str) -> (bool, Outcome) {
     if phase == "request" {
         let sent: RequestHead = request(&[]);
-        let (head, outcome) = chain.on_request(sent.clone(), &who()).await;
+        let (head, outcome) = chain.on_request(sent.clone(), &mut visit()).await;
         (head == sent, outcome)
     } else {
         let sent: ResponseHead = response(&[("server", "x")]);
-        let (head, outcome) = chain.on_response(Arc::new(request(&[])), sent.clone(), &who()).await;
+        let (head, outcome) = chain.on_response(Arc::new(request(&[])), sent.clone(), &mut visit()).await;
         (head == sent, outcome)
     }
 }
@@ -88,12 +88,12 @@ async fn a_failing_plugin_is_skipped_where_the_operator_says_so() {
         let region = plugin("add_region_rust.wasm", json!({ "region": "eu-1" }));
         let chain = world.load(&[("a-failing", failing), ("b-region", region)]).await.unwrap().all;
         if phase == "request" {
-            let (head, outcome) = chain.on_request(request(&[]), &who()).await;
+            let (head, outcome) = chain.on_request(request(&[]), &mut visit()).await;
             assert_eq!(head.headers["x-region"], "eu-1");
             assert!(!head.headers.contains_key("x-hostile"));
             assert_eq!(changes(outcome).len(), 1);
         } else {
-            let (head, outcome) = chain.on_response(Arc::new(request(&[])), response(&[]), &who()).await;
+            let (head, outcome) = chain.on_response(Arc::new(request(&[])), response(&[]), &mut visit()).await;
             assert_eq!(head.headers["x-region"], "eu-1");
             assert!(!head.headers.contains_key("x-hostile"));
             assert_eq!(changes(outcome).len(), 1);
@@ -107,9 +107,9 @@ async fn a_plugin_traps_only_for_the_request_that_makes_it() {
     let world = World::new().await;
     let chain = world.chain(hostile(json!({ "does": "trap", "when_header": "x-trap" }))).await;
     for round in 0..50 {
-        let (_, outcome) = chain.on_request(request(&[("x-trap", "1")]), &who()).await;
+        let (_, outcome) = chain.on_request(request(&[("x-trap", "1")]), &mut visit()).await;
         assert_eq!(refused(outcome).reason, Reason::PluginFailed, "round {round}");
-        let (_, outcome) = chain.on_request(request(&[]), &who()).await;
+        let (_, outcome) = chain.on_request(request(&[]), &mut visit()).await;
         assert!(changes(outcome).is_empty());
     }
     assert_eq!(world.failures("p", "trap"), 50.0);
@@ -122,7 +122,7 @@ async fn a_panic_tells_the_operator_what_it_said() {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
     let guard = tracing::subscriber::set_default(subscriber);
-    chain.on_request(request(&[]), &who()).await;
+    chain.on_request(request(&[]), &mut visit()).await;
     drop(guard);
     let said = lines.text();
     assert!(said.contains("told to trap"), "{said}");
@@ -138,7 +138,7 @@ async fn a_log_flood_is_cut_and_counted() {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
     let guard = tracing::subscriber::set_default(subscriber);
-    chain.on_request(request(&[]), &who()).await;
+    chain.on_request(request(&[]), &mut visit()).await;
     drop(guard);
     let flood: Vec<_> = lines.text().lines().filter(|line| line.contains("flood flood")).map(str::len).collect();
     assert_eq!(flood.len(), 16);
@@ -150,7 +150,7 @@ async fn a_log_flood_is_cut_and_counted() {
 async fn an_overlong_refusal_stands_and_is_cut() {
     let world = World::new().await;
     let chain = world.chain(hostile(json!({ "does": "long-refusal" }))).await;
-    let (_, outcome) = chain.on_request(request(&[]), &who()).await;
+    let (_, outcome) = chain.on_request(request(&[]), &mut visit()).await;
     let refusal = refused(outcome);
     assert_eq!(refusal.reason, Reason::PluginRefused);
     let detail = refusal.detail.unwrap();
@@ -169,10 +169,10 @@ async fn an_endless_loop_ends_at_its_deadline_and_gives_its_thread_back_meanwhil
     let chain = loaded.each["loop"].clone();
     // One thread: this test's. The loop runs on it, and so does everything else.
     let begun = Instant::now();
-    let looping = tokio::spawn(async move { chain.on_request(request(&[]), &who()).await });
+    let looping = tokio::spawn(async move { chain.on_request(request(&[]), &mut visit()).await });
     let mut served_meanwhile = 0;
     while !looping.is_finished() {
-        let (_, outcome) = loaded.each["region"].on_request(request(&[]), &who()).await;
+        let (_, outcome) = loaded.each["region"].on_request(request(&[]), &mut visit()).await;
         assert_eq!(changes(outcome).len(), 1);
         served_meanwhile += 1;
         tokio::task::yield_now().await;
@@ -194,14 +194,14 @@ async fn neighbours_of_every_misbehaviour_at_once_lose_no_request() {
         let chain = Arc::clone(&loaded.each[does]);
         attackers.spawn(async move {
             for _ in 0..5 {
-                let (_, outcome) = chain.on_request(request(&[]), &who()).await;
+                let (_, outcome) = chain.on_request(request(&[]), &mut visit()).await;
                 assert_eq!(refused(outcome).reason, Reason::PluginFailed, "{does}");
             }
         });
     }
     let mut served = 0;
     while !attackers.is_empty() {
-        let (head, outcome) = loaded.each["region"].on_request(request(&[]), &who()).await;
+        let (head, outcome) = loaded.each["region"].on_request(request(&[]), &mut visit()).await;
         assert_eq!(changes(outcome).len(), 1);
         assert_eq!(head.headers["x-region"], "eu-1");
         served += 1;
@@ -224,7 +224,7 @@ async fn memory_stops_at_its_bound() {
         growing.limits.memory = memory;
         growing.limits.deadline = sluice_vocabulary::measure::Span::secs(1);
         let chain = world.chain(growing).await;
-        let (_, outcome) = chain.on_request(request(&[]), &who()).await;
+        let (_, outcome) = chain.on_request(request(&[]), &mut visit()).await;
         let internal = refused(outcome).internal.unwrap();
         assert!(internal.contains(&format!("more than its {} bytes", memory.get())), "{internal}");
     }

@@ -9,7 +9,7 @@ use sluice_vocabulary::Path;
 use sluice_vocabulary::measure::ByteSize;
 use sluice_vocabulary::ports::Inspect as _;
 
-use crate::world::{World, changes, name, plugin, prebuilt, request, text, who};
+use crate::world::{World, changes, name, plugin, prebuilt, request, text, visit};
 
 async fn fault(world: &World, config: PluginConfig) -> String {
     let faults = world.load(&[("p", config)]).await.err().expect("it must be refused");
@@ -74,7 +74,7 @@ async fn no_damage_to_a_component_harms_more_than_its_own_calls() {
             }
             Ok(loaded) => {
                 let sent = request(&[]);
-                let (back, outcome) = loaded.all.on_request(sent.clone(), &who()).await;
+                let (back, outcome) = loaded.all.on_request(sent.clone(), &mut visit()).await;
                 // Whatever it did, it is within the contract: told changes, or none.
                 match outcome {
                     Outcome::Continue(_) => assert_eq!(back.path, sent.path),
@@ -204,7 +204,7 @@ async fn all_that_is_wrong_is_told_at_once_and_what_runs_goes_on() {
         .err()
         .unwrap();
     assert_eq!(faults.len(), 2, "{faults:?}");
-    let (head, _) = running.on_request(request(&[]), &who()).await;
+    let (head, _) = running.on_request(request(&[]), &mut visit()).await;
     assert_eq!(head.headers["x-region"], "eu-1");
     assert!(world.handle.inspect()["plugins"]["good"].is_object());
     assert_eq!(world.metric("loaded"), 1.0);
@@ -217,8 +217,8 @@ async fn a_reload_compiles_only_what_changed_and_running_chains_go_on() {
     let before = world.load(&[("p", of("old"))]).await.unwrap().all;
     let after = world.load(&[("p", of("new")), ("q", of("other"))]).await.unwrap();
     assert_eq!(world.metric("compile_duration_seconds_count"), 1.0);
-    assert_eq!(before.on_request(request(&[]), &who()).await.0.headers["x-region"], "old");
-    assert_eq!(after.each["p"].on_request(request(&[]), &who()).await.0.headers["x-region"], "new");
+    assert_eq!(before.on_request(request(&[]), &mut visit()).await.0.headers["x-region"], "old");
+    assert_eq!(after.each["p"].on_request(request(&[]), &mut visit()).await.0.headers["x-region"], "new");
     assert_eq!(world.metric("invocations_total{plugin=\"p\",phase=\"request-headers\"}"), 2.0);
     world.load(&[]).await.unwrap();
     assert_eq!(world.metric("loaded"), 0.0);
@@ -236,7 +236,7 @@ async fn reloads_under_load_lose_no_request() {
         let mut served = 0;
         while !stopped.load(Ordering::SeqCst) {
             let now = Arc::clone(&calls.lock().unwrap());
-            let (head, outcome) = now.on_request(request(&[]), &who()).await;
+            let (head, outcome) = now.on_request(request(&[]), &mut visit()).await;
             assert_eq!(changes(outcome).len(), 1);
             assert!(head.headers["x-region"].to_str().unwrap().starts_with('r'));
             served += 1;

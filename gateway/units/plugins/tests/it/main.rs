@@ -6,3 +6,4 @@ mod world;
 mod hostile;
 mod loading;
 mod serving;
+mod sharing;

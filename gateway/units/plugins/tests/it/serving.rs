@@ -7,7 +7,7 @@ use sluice_plugins::{HeaderOp, OnFailure, Options, Outcome};
 use sluice_vocabulary::Reason;
 use sluice_vocabulary::ports::Inspect as _;
 
-use crate::world::{World, changes, hostile, plugin, request, response, who};
+use crate::world::{World, changes, hostile, plugin, request, response, visit};
 
 const BOTH_LANGUAGES: [&str; 2] = ["add_region_rust.wasm", "add_region_as.wasm"];
 
@@ -16,7 +16,8 @@ async fn a_plugin_sets_a_request_header_from_its_configuration() {
     let world = World::new().await;
     for file in BOTH_LANGUAGES {
         let chain = world.chain(plugin(file, json!({ "region": "eu-1" }))).await;
-        let (head, outcome) = chain.on_request(request(&[("x-region", "forged"), ("x-region", "twice")]), &who()).await;
+        let (head, outcome) =
+            chain.on_request(request(&[("x-region", "forged"), ("x-region", "twice")]), &mut visit()).await;
         assert_eq!(head.headers.get_all("x-region").into_iter().collect::<Vec<_>>(), ["eu-1"], "{file}");
         let [HeaderOp::Set(name, value)] = &changes(outcome)[..] else { panic!("{file}: one change expected") };
         assert_eq!((name.as_str(), value.as_bytes()), ("x-region", &b"eu-1"[..]));
@@ -28,7 +29,8 @@ async fn a_plugin_sets_a_response_header() {
     let world = World::new().await;
     for file in BOTH_LANGUAGES {
         let chain = world.chain(plugin(file, json!({ "region": "eu-1" }))).await;
-        let (head, outcome) = chain.on_response(Arc::new(request(&[])), response(&[("server", "x")]), &who()).await;
+        let (head, outcome) =
+            chain.on_response(Arc::new(request(&[])), response(&[("server", "x")]), &mut visit()).await;
         assert_eq!(head.headers["x-region"], "eu-1", "{file}");
         assert_eq!(head.headers["server"], "x", "{file}");
         assert_eq!(changes(outcome).len(), 1);
@@ -42,13 +44,13 @@ async fn a_plugin_refuses_with_a_sentence_for_the_client_and_changes_nothing() {
         let chain = world.chain(plugin(file, json!({ "region": "eu-1" }))).await;
         for fields in [&[("x-blocked", "yes")][..], &[("x-blocked", "no"), ("X-Blocked", "yes")]] {
             let sent = request(fields);
-            let (head, outcome) = chain.on_request(sent.clone(), &who()).await;
+            let (head, outcome) = chain.on_request(sent.clone(), &mut visit()).await;
             let Outcome::Refuse(refusal) = outcome else { panic!("{file}: {outcome:?}") };
             assert_eq!(refusal.reason, Reason::PluginRefused);
             assert_eq!(refusal.detail.as_deref(), Some("this request is marked as blocked"));
             assert_eq!(head, sent);
         }
-        let (_, outcome) = chain.on_request(request(&[("x-blocked", "no")]), &who()).await;
+        let (_, outcome) = chain.on_request(request(&[("x-blocked", "no")]), &mut visit()).await;
         assert_eq!(changes(outcome).len(), 1);
     }
 }
@@ -64,9 +66,9 @@ async fn two_implementations_of_one_job_give_the_same_result() {
         for fields in
             [&[][..], &[("x-stop", "yes")], &[("x-stop", "YES")], &[("x-blocked", "yes")], &[("x-region", "a")]]
         {
-            of_this.push(format!("{:?}", chain.on_request(request(fields), &who()).await));
+            of_this.push(format!("{:?}", chain.on_request(request(fields), &mut visit()).await));
             let sent = Arc::new(request(fields));
-            of_this.push(format!("{:?}", chain.on_response(sent, response(&[("x-region", "a")]), &who()).await));
+            of_this.push(format!("{:?}", chain.on_response(sent, response(&[("x-region", "a")]), &mut visit()).await));
         }
         seen.push(of_this);
     }
@@ -88,10 +90,10 @@ async fn a_chain_calls_in_order_on_the_way_in_and_in_reverse_on_the_way_out() {
     let world = World::new().await;
     let of = |region| plugin("add_region_rust.wasm", json!({ "region": region }));
     let chain = world.load(&[("a", of("first")), ("b", of("second"))]).await.unwrap().all;
-    let (head, outcome) = chain.on_request(request(&[]), &who()).await;
+    let (head, outcome) = chain.on_request(request(&[]), &mut visit()).await;
     assert_eq!(head.headers["x-region"], "second");
     assert_eq!(changes(outcome).len(), 2);
-    let (head, _) = chain.on_response(Arc::new(request(&[])), response(&[]), &who()).await;
+    let (head, _) = chain.on_response(Arc::new(request(&[])), response(&[]), &mut visit()).await;
     assert_eq!(head.headers["x-region"], "first");
 }
 
@@ -101,7 +103,7 @@ async fn a_later_plugin_sees_what_an_earlier_one_changed() {
     let first = plugin("add_region_rust.wasm", json!({ "region": "yes" }));
     let second = plugin("add_region_rust.wasm", json!({ "block_header": "x-region" }));
     let chain = world.load(&[("a", first), ("b", second)]).await.unwrap().all;
-    let (_, outcome) = chain.on_request(request(&[]), &who()).await;
+    let (_, outcome) = chain.on_request(request(&[]), &mut visit()).await;
     assert!(matches!(outcome, Outcome::Refuse(_)), "{outcome:?}");
 }
 
@@ -116,7 +118,7 @@ async fn no_request_sees_anything_of_another() {
             let id = number.to_string();
             let blocked = number % 3 == 0;
             let fields = [("x-id", id.as_str()), ("x-blocked", if blocked { "yes" } else { "no" })];
-            let (head, outcome) = chain.on_request(request(&fields), &who()).await;
+            let (head, outcome) = chain.on_request(request(&fields), &mut visit()).await;
             assert_eq!(head.headers["x-id"], id.as_str());
             assert_eq!(matches!(outcome, Outcome::Refuse(_)), blocked);
         });
@@ -135,17 +137,17 @@ async fn a_call_that_finds_no_instance_in_time_is_shed_with_503() {
     looping.limits.deadline = sluice_vocabulary::measure::Span::millis(400);
     let loaded = world.load(&[("loop", looping), ("ok", plugin("add_region_rust.wasm", json!({})))]).await.unwrap();
     let holds_the_instance = loaded.each["loop"].clone();
-    let held = tokio::spawn(async move { holds_the_instance.on_request(request(&[]), &who()).await });
+    let held = tokio::spawn(async move { holds_the_instance.on_request(request(&[]), &mut visit()).await });
     while world.metric("instances{plugin=\"loop\"}") == 0.0 {
         tokio::task::yield_now().await;
     }
-    let (_, outcome) = loaded.each["ok"].on_request(request(&[]), &who()).await;
+    let (_, outcome) = loaded.each["ok"].on_request(request(&[]), &mut visit()).await;
     let Outcome::Refuse(refusal) = outcome else { panic!("{outcome:?}") };
     assert_eq!(refusal.reason, Reason::PluginOverloaded);
     assert_eq!(world.failures("ok", "overloaded"), 1.0);
     held.abort();
     assert!(held.await.is_err());
-    let (_, outcome) = loaded.each["ok"].on_request(request(&[]), &who()).await;
+    let (_, outcome) = loaded.each["ok"].on_request(request(&[]), &mut visit()).await;
     assert_eq!(changes(outcome).len(), 1);
 }
 
@@ -155,7 +157,7 @@ async fn a_client_that_goes_away_ends_its_guest() {
     let mut looping = hostile(json!({ "does": "loop" }));
     looping.limits.deadline = sluice_vocabulary::measure::Span::secs(1);
     let chain = world.chain(looping).await;
-    let call = tokio::spawn(async move { chain.on_request(request(&[]), &who()).await });
+    let call = tokio::spawn(async move { chain.on_request(request(&[]), &mut visit()).await });
     while world.metric("instances{plugin=\"p\"}") == 0.0 {
         tokio::task::yield_now().await;
     }
@@ -170,7 +172,7 @@ async fn without_the_ticker_nothing_is_called() {
     let world = World::new().await;
     let chain = world.chain(plugin("add_region_rust.wasm", json!({}))).await;
     let _handle = world.stop().await;
-    let (_, outcome) = chain.on_request(request(&[]), &who()).await;
+    let (_, outcome) = chain.on_request(request(&[]), &mut visit()).await;
     let Outcome::Refuse(refusal) = outcome else { panic!("{outcome:?}") };
     assert_eq!(refusal.reason, Reason::PluginFailed);
 }
@@ -181,7 +183,7 @@ async fn inspection_shows_what_is_loaded_and_what_it_did() {
     let mut skipping = plugin("add_region_rust.wasm", json!({}));
     skipping.on_failure = OnFailure::Skip;
     let chain = world.chain(skipping).await;
-    chain.on_request(request(&[]), &who()).await;
+    chain.on_request(request(&[]), &mut visit()).await;
     let seen = world.handle.inspect();
     assert_eq!(seen["sandbox"]["allocator"], "pooling");
     let plugin = &seen["plugins"]["p"];

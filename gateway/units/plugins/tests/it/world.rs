@@ -9,9 +9,9 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use sluice_plugins::{
     Chain, ComponentSource, Deps, Handle, Operations, Options, Outcome, PluginConfig, RequestHead, ResponseHead, Unit,
-    Who,
+    Visit, Who,
 };
-use sluice_vocabulary::clock::SystemClock;
+use sluice_vocabulary::clock::{Clock, ManualClock, SystemClock};
 use sluice_vocabulary::request::Scheme;
 use sluice_vocabulary::unit::{State, Stop, Stopper, Task as _};
 use sluice_vocabulary::{Fault, Path, PluginName, TenantId};
@@ -29,8 +29,17 @@ impl World {
     }
 
     pub(crate) async fn with(options: Options) -> Self {
+        Self::at(Arc::new(SystemClock), options).await
+    }
+
+    /// Where time stands still, so that every call but the first of a plugin's phase is taken to be brief.
+    pub(crate) async fn of_brief_calls() -> Self {
+        Self::at(Arc::new(ManualClock::at(1_700_000_000)), Options::default()).await
+    }
+
+    async fn at(clock: Arc<dyn Clock>, options: Options) -> Self {
         let mut registry = Registry::default();
-        let (handle, mut task) = Unit::new(Deps { clock: Arc::new(SystemClock) }, options, &mut registry).unwrap();
+        let (handle, mut task) = Unit::new(Deps { clock }, options, &mut registry).unwrap();
         let (stopper, stop) = Stop::new();
         let task = tokio::spawn(async move { task.run(stop).await });
         handle.health().watch().wait_for(State::serves).await.unwrap();
@@ -104,8 +113,9 @@ pub(crate) fn text(wat: &str) -> PluginConfig {
     PluginConfig::new(ComponentSource::bytes(wat::parse_str(wat).unwrap()))
 }
 
-pub(crate) fn who() -> Who {
-    Who { request_id: "r-1".into(), tenant: Some(TenantId::new("acme").unwrap()) }
+/// The stay of a request that has met no plugin yet.
+pub(crate) fn visit() -> Visit {
+    Visit::new(Who { request_id: "r-1".into(), tenant: Some(TenantId::new("acme").unwrap()) })
 }
 
 pub(crate) fn headers(fields: &[(&str, &str)]) -> HeaderMap {

@@ -1,0 +1,170 @@
+//! An instance and all that it holds: its place among the instances there may be, its store, the call it is about.
+
+use std::fmt;
+use std::sync::Arc;
+
+use wasmtime::component::Instance;
+use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
+
+use crate::call::{Call, Phase, Subject};
+use crate::contract::actions::Action;
+use crate::engine::MOST_BYTES_PER_CALL;
+use crate::failure::Failure;
+use crate::message::Who;
+use crate::plugin::Plugin;
+
+/// The right of one instance to be, given back when it is dropped.
+pub(crate) struct Place {
+    pub(crate) plugin: Arc<Plugin>,
+    /// Bytes it is charged for while no phase of it runs.
+    kept: Option<usize>,
+}
+
+impl Place {
+    /// A place for an instance of this plugin, waited for if need be.
+    pub(crate) async fn of(plugin: &Arc<Plugin>) -> Result<Self, Failure> {
+        plugin.sandbox.admit().await?.forget();
+        plugin.shared.metrics.instances.inc();
+        Ok(Self { plugin: Arc::clone(plugin), kept: None })
+    }
+
+    fn give_up_keeping(&mut self) {
+        if let Some(bytes) = self.kept.take() {
+            self.plugin.sandbox.give_up_keeping(bytes);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.give_up_keeping();
+        self.plugin.shared.metrics.instances.dec();
+        self.plugin.sandbox.release();
+    }
+}
+
+/// An instance, made when its first phase begins.
+pub(crate) struct Living {
+    // In this order: a slot of the pool is free when its place is.
+    store: Store<Call>,
+    instance: Option<Instance>,
+    place: Place,
+}
+
+impl Living {
+    pub(crate) fn new(place: Place, subject: Subject, who: &Who) -> Self {
+        let call = Call::new(&place.plugin, subject, who.clone());
+        Self::with(place, call)
+    }
+
+    fn with(place: Place, call: Call) -> Self {
+        let mut store = Store::new(&place.plugin.sandbox.engine, call);
+        store.limiter(|call| &mut call.bounds);
+        store.set_hostcall_fuel(MOST_BYTES_PER_CALL);
+        Self { store, instance: None, place }
+    }
+
+    pub(crate) fn is_of(&self, plugin: &Arc<Plugin>) -> bool {
+        Arc::ptr_eq(&self.place.plugin, plugin)
+    }
+
+    /// Whether it may be kept for the request's next phase: not if too many are, or if it is too large.
+    pub(crate) fn keep(&mut self) -> bool {
+        let bytes = self.store.data().bounds.granted();
+        let kept = self.place.plugin.sandbox.keep(bytes);
+        self.place.kept = kept.then_some(bytes);
+        kept
+    }
+
+    /// Makes a kept instance ready to run again.
+    pub(crate) fn wake(&mut self) -> Result<(), Failure> {
+        self.place.give_up_keeping();
+        // After that: whoever makes the ticks looks at how many run.
+        self.place.plugin.sandbox.is_watched()
+    }
+
+    /// What the next phase is about.
+    pub(crate) fn next_phase(&mut self, subject: Subject) {
+        self.store.data_mut().next_phase(subject, self.place.plugin.ticks);
+    }
+
+    /// The message, with the changes asked for.
+    pub(crate) fn take_subject(&mut self) -> Subject {
+        std::mem::replace(&mut self.store.data_mut().subject, Subject::none())
+    }
+
+    /// The bound on memory, if the guest has asked for more.
+    pub(crate) fn overstepped(&self) -> Option<usize> {
+        self.store.data().bounds.overstepped()
+    }
+
+    /// Runs a phase on the caller's stack. None where a tick came before its end: [`begin_anew`](Self::begin_anew) then.
+    ///
+    /// A stack of its own costs a native plugin a good tenth of its call, and only a guest that has to give its thread back
+    /// in the middle needs one. Whether this one does is not known before: it runs until the next tick, which is a
+    /// millisecond away at most, and is begun anew, with its whole deadline, if that was not enough. Nothing is lost but the
+    /// time, since nothing that a phase does shows before it ends, but for its log lines, which are not said twice.
+    pub(crate) fn at_once(&mut self, phase: Phase) -> Option<wasmtime::Result<Action>> {
+        self.store.epoch_deadline_trap();
+        self.store.set_epoch_deadline(1);
+        match self.run(phase) {
+            Err(error) if error.downcast_ref() == Some(&Trap::Interrupt) => None,
+            result => Some(result),
+        }
+    }
+
+    fn run(&mut self, phase: Phase) -> wasmtime::Result<Action> {
+        let component = &self.place.plugin.component;
+        // A chain holds a plugin for a phase only if it has that phase; without it there is nothing to decide.
+        let Some(function) = component.function(phase) else { return Ok(Action::Continue) };
+        let instance = match self.instance {
+            Some(instance) => instance,
+            None => *self.instance.insert(component.instance_pre.instantiate(&mut self.store)?),
+        };
+        let function = instance.get_typed_func::<(), (Action,)>(&mut self.store, function)?;
+        let (action,) = function.call(&mut self.store, ())?;
+        Ok(action)
+    }
+
+    /// A new instance in the same place, about the same message as it was before the phase.
+    pub(crate) fn begin_anew(self) -> Self {
+        let Self { store, place, .. } = self;
+        let mut call = store.into_data();
+        call.start_over(&place.plugin);
+        Self::with(place, call)
+    }
+
+    /// Runs a phase on a stack of its own, a slice until each tick, and lets the thread do other things in between.
+    pub(crate) async fn in_slices(&mut self, phase: Phase) -> wasmtime::Result<Action> {
+        self.store.epoch_deadline_callback(end_of_slice);
+        self.store.set_epoch_deadline(1);
+        let component = &self.place.plugin.component;
+        let Some(function) = component.function(phase) else { return Ok(Action::Continue) };
+        let instance = match self.instance {
+            Some(instance) => instance,
+            None => *self.instance.insert(component.instance_pre.instantiate_async(&mut self.store).await?),
+        };
+        let function = instance.get_typed_func::<(), (Action,)>(&mut self.store, function)?;
+        let (action,) = function.call_async(&mut self.store, ()).await?;
+        Ok(action)
+    }
+}
+
+impl fmt::Debug for Living {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Living").field("plugin", &self.place.plugin.shared.name).finish_non_exhaustive()
+    }
+}
+
+/// A tick came while the guest ran: it gives its thread back, or has had its time.
+///
+/// The first slice ends with the tick that is under way, so a guest gets between its deadline and one tick more. Only
+/// ticks in which it ran are counted: while it waits for its thread none is.
+fn end_of_slice(mut store: StoreContextMut<'_, Call>) -> wasmtime::Result<UpdateDeadline> {
+    let call = store.data_mut();
+    if call.ticks_left == 0 {
+        return Ok(UpdateDeadline::Interrupt);
+    }
+    call.ticks_left -= 1;
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+}

@@ -1,0 +1,40 @@
+//! One request's stay in the sandbox.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::living::Living;
+use crate::message::Who;
+use crate::plugin::Plugin;
+
+/// What a request's phases share: whose it is, and the instances that its first phase left for its second.
+///
+/// Make one for each request, hand it to every chain that the request passes, and drop it when there will be no further
+/// phase: each instance in it holds a slot of the sandbox's pool. At most half of the pool, and
+/// [64 MiB](crate::engine::MOST_KEPT_BYTES) of memory, is kept by all requests together; what finds no room is made anew.
+#[derive(Debug)]
+pub struct Visit {
+    pub(crate) who: Who,
+    kept: SmallVec<[Living; 1]>,
+}
+
+impl Visit {
+    /// The stay of a request that has met no plugin yet.
+    pub fn new(who: Who) -> Self {
+        Self { who, kept: SmallVec::new() }
+    }
+
+    /// Keeps an instance for the next phase, if there is room.
+    pub(crate) fn keep(&mut self, mut living: Living) {
+        if living.keep() {
+            self.kept.push(living);
+        }
+    }
+
+    /// The instance that this plugin left. Where a plugin was passed twice, the last first: chains run in reverse then.
+    pub(crate) fn take(&mut self, plugin: &Arc<Plugin>) -> Option<Living> {
+        let index = self.kept.iter().rposition(|living| living.is_of(plugin))?;
+        Some(self.kept.remove(index))
+    }
+}
