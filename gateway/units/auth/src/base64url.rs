@@ -11,13 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 #[error("not base64url without padding")]
 pub(crate) struct BadBase64;
 
-/// Decodes into `out`, replacing what it held.
-pub(crate) fn decode_into(text: &[u8], out: &mut Vec<u8>) -> Result<(), BadBase64> {
-    out.clear();
-    URL_SAFE_NO_PAD.decode_vec(text, out).map_err(|_| BadBase64)
-}
-
-/// Decodes into a new vector: for configuration time.
+/// Decodes into a new vector.
 pub(crate) fn decode(text: &[u8]) -> Result<Vec<u8>, BadBase64> {
     URL_SAFE_NO_PAD.decode(text).map_err(|_| BadBase64)
 }
