@@ -3,7 +3,7 @@
 //! seen (their number times their size is larger than the cache), and the whole unit on tokens seen just now: medians of
 //! interleaved rounds, in microseconds.
 //!
-//! With `--only raw|new|seen` one of the three is repeated alone, for a profiler.
+//! With `--only raw|new|seen` one of the three is repeated alone, for a profiler, and `--tokens NUMBER` makes it short.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a measuring tool")]
 
 use std::collections::BTreeMap;
@@ -29,14 +29,17 @@ use sluice_vocabulary::request::{Connection, RequestView, Scheme};
 use sluice_vocabulary::unit::{State, Stop, Task as _};
 use sluice_vocabulary::{IssuerName, Path};
 
-/// Distinct tokens of each algorithm; with their claims they need about four times the cache.
+/// Distinct tokens of each algorithm, where the arguments do not say.
 const TOKENS: usize = 8_192;
-const CACHE: ByteSize = ByteSize::mib(2);
 
-/// Tokens of one round; a round times each of the three kinds once.
-const BATCH: usize = 64;
-const ROUNDS: usize = 1_500;
-const WARM_UP: usize = 2 * TOKENS / BATCH;
+/// The cache has this for each of them, which is a fifth of what they need: none is found again a lap later.
+const CACHE_PER_TOKEN: usize = 256;
+
+/// Tokens of one round; a round times each of the three kinds once. It is short, so that most rounds are not disturbed.
+const BATCH: usize = 16;
+
+/// Laps through the tokens, the first of them to warm up.
+const LAPS: usize = 4;
 
 const MEASURED: [Algorithm; 5] =
     [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA];
@@ -44,16 +47,19 @@ const ISSUER: &str = "https://id.example.com";
 
 fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let only = arguments.iter().position(|argument| argument == "--only").map(|at| {
+    let mut option = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
         arguments.remove(at);
-        arguments.remove(at)
-    });
+        Some(arguments.remove(at))
+    };
+    let only = option("--only");
+    let tokens = option("--tokens").map_or(TOKENS, |number| number.parse().expect("a number of tokens"));
     let wanted = |algorithm: &Algorithm| arguments.is_empty() || arguments.iter().any(|name| name == algorithm.name());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    println!("             raw     new  new-raw    seen   (µs, medians of {ROUNDS} rounds of {BATCH} tokens)");
+    println!("             raw     new  new-raw    seen   (µs, medians of rounds of {BATCH} tokens)");
     for algorithm in MEASURED.into_iter().filter(wanted) {
-        let bench = runtime.block_on(Bench::new(algorithm));
+        let bench = runtime.block_on(Bench::new(algorithm, tokens));
         match only.as_deref() {
             None => {
                 let [raw, new, seen] = runtime.block_on(bench.rounds());
@@ -81,15 +87,15 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new(algorithm: Algorithm) -> Self {
+    async fn new(algorithm: Algorithm, tokens: usize) -> Self {
         let signer = Signer::new(algorithm);
-        let tokens = (0..TOKENS).map(|number| signer.token(number)).collect();
+        let tokens: Vec<_> = (0..tokens.next_multiple_of(BATCH)).map(|number| signer.token(number)).collect();
         let folder = tempfile::tempdir().expect("a folder");
         let keys = json!({ "keys": [signer.jwk()] }).to_string();
         std::fs::write(folder.path().join("jwks.json"), keys).expect("a file of keys");
 
         let config = Config {
-            token_cache: CACHE,
+            token_cache: ByteSize::bytes((tokens.len() * CACHE_PER_TOKEN) as u64),
             // As costly as in service, and never in the way.
             signature_checks_per_address: Some(AddressBudget {
                 checks: 1_000_000,
@@ -134,7 +140,7 @@ impl Bench {
     /// The medians of raw, new and seen, in microseconds.
     async fn rounds(&self) -> [f64; 3] {
         let mut times = [const { Vec::new() }; 3];
-        for round in 0..WARM_UP + ROUNDS {
+        for round in 0..self.lap() * LAPS {
             let batch = self.batch(round);
             let headers = requests(batch);
             // The new ones are seen from then on. Whichever is first finds colder memory, so raw and new take turns.
@@ -146,7 +152,7 @@ impl Bench {
                 (self.raw(batch), new)
             };
             let seen = self.ask(&headers).await;
-            if round >= WARM_UP {
+            if round >= self.lap() {
                 times[0].push(raw);
                 times[1].push(new);
                 times[2].push(seen);
@@ -157,7 +163,7 @@ impl Bench {
 
     /// Repeats one kind.
     async fn alone(&self, kind: &str) {
-        for round in 0..WARM_UP + ROUNDS {
+        for round in 0..self.lap() * LAPS {
             let batch = self.batch(round);
             match kind {
                 "raw" => drop(self.raw(batch)),
@@ -168,8 +174,13 @@ impl Bench {
         }
     }
 
+    /// Rounds of a lap.
+    fn lap(&self) -> usize {
+        self.tokens.len() / BATCH
+    }
+
     fn batch(&self, round: usize) -> &[Token] {
-        let at = round * BATCH % TOKENS;
+        let at = round % self.lap() * BATCH;
         &self.tokens[at..at + BATCH]
     }
 
