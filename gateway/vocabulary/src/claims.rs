@@ -23,6 +23,10 @@ impl Span {
         Self { start: short(start), end: short(start.saturating_add(length)) }
     }
 
+    fn length(self) -> usize {
+        self.end.saturating_sub(self.start) as usize
+    }
+
     fn of(self, text: &str) -> Option<&str> {
         text.get(self.start as usize..self.end as usize)
     }
@@ -73,7 +77,9 @@ impl Claims {
 
     /// The claim of exactly this name, not read yet.
     pub fn raw(&self, name: &str) -> Option<Raw<'_>> {
-        let place = self.places.iter().find(|place| place.name.of(&self.text) == Some(name))?;
+        // Most names differ in length already.
+        let is_it = |place: &&Place| place.name.length() == name.len() && place.name.of(&self.text) == Some(name);
+        let place = self.places.iter().find(is_it)?;
         self.raw_at(place)
     }
 

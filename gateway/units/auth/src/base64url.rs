@@ -22,54 +22,43 @@ pub(crate) fn decode(text: &[u8]) -> Result<Vec<u8>, BadBase64> {
 /// Decodes into the front of `out`, which bounds the length; gives the part written.
 pub(crate) fn decode_slice<'a>(text: &[u8], out: &'a mut [u8]) -> Result<&'a [u8], BadBase64> {
     let out = out.get_mut(..decoded_length(text)?).ok_or(BadBase64)?;
-    let (quads, rest) = text.as_chunks::<4>();
+    let (quads, end) = text.as_chunks::<4>();
     let (triples, last) = out.as_chunks_mut::<3>();
     // Looked at once, at the end: a branch for each character costs more than all else.
-    let mut seen = 0;
+    let mut wrong = 0;
     for (quad, triple) in quads.iter().zip(triples) {
-        let [a, b, c, d] = quad.map(value);
-        seen |= a | b | c | d;
-        let [_, x, y, z] = (u32::from(a) << 18 | u32::from(b) << 12 | u32::from(c) << 6 | u32::from(d)).to_be_bytes();
+        let bits = bits(quad);
+        let [x, y, z, _] = bits.to_le_bytes();
         *triple = [x, y, z];
+        wrong |= bits >> 24;
     }
-    match (rest, last) {
-        ([a, b], [x]) => {
-            let (a, b) = (value(*a), value(*b));
-            // The bits that no octet takes must be zero: else one text had several spellings.
-            seen |= a | b | nonzero(b & 0x0f);
-            *x = a << 2 | b >> 4;
-        }
-        ([a, b, c], [x, y]) => {
-            let (a, b, c) = (value(*a), value(*b), value(*c));
-            seen |= a | b | c | nonzero(c & 0x03);
-            (*x, *y) = (a << 2 | b >> 4, b << 4 | c >> 2);
-        }
-        _ => {}
-    }
-    if seen & NO_VALUE == 0 { Ok(out) } else { Err(BadBase64) }
+    let bits = bits(end);
+    last.copy_from_slice(&bits.to_le_bytes()[..last.len()]);
+    // The bits that no octet takes must be zero: else one text had several spellings.
+    wrong |= bits >> (8 * last.len());
+    if wrong == 0 { Ok(out) } else { Err(BadBase64) }
 }
 
-/// The bit set in what [`value`] gives for a character outside the alphabet.
-const NO_VALUE: u8 = 0x80;
-
-/// The six bits that a character stands for.
-fn value(character: u8) -> u8 {
-    VALUES[usize::from(character)]
+/// The octets that up to four characters stand for, the first of them lowest, and a bit above all three where one of the
+/// characters is outside the alphabet.
+fn bits(characters: &[u8]) -> u32 {
+    characters.iter().zip(&BITS).fold(0, |bits, (character, table)| bits | table[usize::from(*character)])
 }
 
-fn nonzero(bits: u8) -> u8 {
-    if bits == 0 { 0 } else { NO_VALUE }
-}
-
-static VALUES: [u8; 256] = {
+/// What each character stands for in each of its four places.
+static BITS: [[u32; 256]; 4] = {
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut values = [NO_VALUE; 256];
+    let mut tables = [[1 << 31; 256]; 4];
     let mut value = 0;
-    while value < alphabet.len() {
-        values[alphabet[value] as usize] = value as u8;
+    while value < 64 {
+        let (character, bits) = (alphabet[value] as usize, value as u32);
+        tables[0][character] = bits << 2;
+        tables[1][character] = bits >> 4 | (bits & 0x0f) << 12;
+        tables[2][character] = (bits >> 2) << 8 | (bits & 0x03) << 22;
+        tables[3][character] = bits << 16;
         value += 1;
     }
-    values
+    tables
 };
 
 /// How many octets a text stands for, by its length; one character alone stands for nothing.
