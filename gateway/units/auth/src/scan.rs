@@ -67,8 +67,8 @@ impl<'t> Scanner<'t> {
         self.space();
         let read = if self.take(open) { inner(self) } else { Err(expected) };
         self.space();
-        let read = read.and_then(|()| if self.at == self.text.len() { Ok(()) } else { Err("something after the end") });
-        read.map_err(|what| BadJson::at(what, self.at))
+        let ends = if self.at == self.text.len() { Ok(()) } else { Err("something after the end") };
+        read.and(ends).map_err(|what| BadJson::at(what, self.at))
     }
 
     /// The rest of an object after its brace; `depth` more levels are allowed within.
