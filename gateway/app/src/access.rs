@@ -30,7 +30,7 @@ pub(crate) fn record(session: &Session, error: Option<&Error>, request: &Request
         route: request.route().map(|route| route.name.as_str()),
         tenant: request.tenant.as_ref().map(|tenant| tenant.as_str()),
         issuer: identity.map(|identity| identity.issuer.as_str()),
-        subject: identity.and_then(|identity| identity.subject.as_deref()),
+        subject: identity.and_then(|identity| identity.subject()),
         status,
         refusal: request.refused.map(Reason::slug),
         error: request.internal.as_deref().or(error.as_deref()),

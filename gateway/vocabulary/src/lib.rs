@@ -6,9 +6,10 @@
 //!
 //! In reading order: what things are called ([`names`]), how configuration writes quantities and secrets ([`measure`],
 //! [`secret`]), how a configuration's faults are told ([`fault`]), what a request and its sender look like ([`request`],
-//! [`identity`]), why a request may be turned away ([`refusal`]), what a unit is ([`unit`]), and what units ask of each
-//! other ([`clock`], [`ports`]), and what they share to limit and to measure ([`limiter`], [`histogram`]).
+//! [`claims`], [`identity`]), why a request may be turned away ([`refusal`]), what a unit is ([`unit`]), what units ask of
+//! each other ([`clock`], [`ports`]), and what they share to limit and to measure ([`limiter`], [`histogram`]).
 
+pub mod claims;
 pub mod clock;
 pub mod deadline;
 pub mod fault;

@@ -18,7 +18,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use parking_lot::RwLock;
-use serde_json::{Map, Value};
 use sluice_vocabulary::Identity;
 use smallvec::SmallVec;
 
@@ -81,10 +80,20 @@ impl TokenCache {
         }
     }
 
+    /// The hash of `token`, keyed, for [`get`](Self::get) and [`insert`](Self::insert).
+    pub(crate) fn hash(&self, token: &[u8]) -> u64 {
+        self.hasher.hash_one(token)
+    }
+
     /// The identity that `token` stands for, and the instance of its issuer, if it is here, still good, and of an issuer
     /// that `accepts` takes.
-    pub(crate) fn get(&self, token: &[u8], now: u64, accepts: impl Fn(u64) -> bool) -> Option<(Arc<Identity>, u64)> {
-        let hash = self.hasher.hash_one(token);
+    pub(crate) fn get(
+        &self,
+        hash: u64,
+        token: &[u8],
+        now: u64,
+        accepts: impl Fn(u64) -> bool,
+    ) -> Option<(Arc<Identity>, u64)> {
         let found = self.shard(hash).and_then(|shard| shard.read().find(hash, token, now, &accepts));
         match &found {
             Some(_) => self.metrics.hits.inc(),
@@ -94,10 +103,17 @@ impl TokenCache {
     }
 
     /// Keeps what was just verified with `key`.
-    pub(crate) fn insert(&self, token: &[u8], issuer: u64, key: &Arc<Key>, identity: &Arc<Identity>, now: u64) {
-        let hash = self.hasher.hash_one(token);
+    pub(crate) fn insert(
+        &self,
+        hash: u64,
+        token: &[u8],
+        issuer: u64,
+        key: &Arc<Key>,
+        identity: &Arc<Identity>,
+        now: u64,
+    ) {
         let Some(shard) = self.shard(hash) else { return };
-        let size = size_of::<Entry>() + BOOKKEEPING + token.len() + identity_size(identity);
+        let size = size_of::<Entry>() + BOOKKEEPING + token.len() + identity.size();
         // One entry may have a quarter of a shard; a larger one would throw out too much of what others use.
         if size > self.shard_bytes / 4 {
             return;
@@ -249,35 +265,13 @@ impl Shard {
 /// What an entry costs beside itself: two reference counts, a table slot and its free-list slot, allocator rounding.
 const BOOKKEEPING: usize = 96;
 
-/// About the memory that an identity holds.
-fn identity_size(identity: &Identity) -> usize {
-    let scopes: usize = identity.scopes.iter().map(|scope| scope.len() + 16).sum();
-    size_of::<Identity>()
-        + identity.subject.as_ref().map_or(0, |subject| subject.len())
-        + scopes
-        + map_size(&identity.claims)
-}
-
-fn map_size(map: &Map<String, Value>) -> usize {
-    // The map keeps a hash and an index beside each member.
-    map.iter().map(|(name, value)| 2 * size_of::<Value>() + 24 + name.len() + value_size(value)).sum()
-}
-
-fn value_size(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        Value::String(text) => text.len(),
-        Value::Array(elements) => elements.iter().map(|element| size_of::<Value>() + value_size(element)).sum(),
-        Value::Object(members) => map_size(members),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::jwk::KeySet;
     use sluice_vocabulary::IssuerName;
+    use sluice_vocabulary::claims::Claims;
 
     fn keys() -> KeySet {
         let json =
@@ -287,32 +281,40 @@ mod tests {
 
     fn identity(expires_at: u64) -> Arc<Identity> {
         let issuer = IssuerName::new("i").unwrap();
-        Arc::new(Identity { issuer, subject: None, scopes: vec![], expires_at, claims: Map::new() })
+        Arc::new(Identity::new(issuer, Claims::new("", []), expires_at))
     }
 
     fn cache(bytes: usize) -> TokenCache {
         TokenCache::new(bytes, CacheMetrics::default())
     }
 
+    fn get(cache: &TokenCache, token: &[u8], now: u64, issuer: u64) -> Option<(Arc<Identity>, u64)> {
+        cache.get(cache.hash(token), token, now, |known| known == issuer)
+    }
+
     fn hit(cache: &TokenCache, token: &[u8], now: u64) -> bool {
-        cache.get(token, now, |issuer| issuer == 1).is_some()
+        get(cache, token, now, 1).is_some()
+    }
+
+    fn insert(cache: &TokenCache, token: &[u8], issuer: u64, keys: &KeySet, expires_at: u64) {
+        cache.insert(cache.hash(token), token, issuer, &keys.keys()[0], &identity(expires_at), 5);
     }
 
     #[test]
     fn a_token_is_found_whole_for_its_issuer_and_until_it_expires() {
         let (cache, keys) = (cache(1 << 20), keys());
-        cache.insert(b"token", 1, &keys.keys()[0], &identity(10), 5);
+        insert(&cache, b"token", 1, &keys, 10);
         assert!(hit(&cache, b"token", 9));
         assert!(!hit(&cache, b"token", 10), "never at its exp");
         assert!(!hit(&cache, b"tokeN", 9) && !hit(&cache, b"toke", 9) && !hit(&cache, b"token.", 9));
-        assert!(cache.get(b"token", 9, |issuer| issuer == 2).is_none());
+        assert!(get(&cache, b"token", 9, 2).is_none());
         assert_eq!((cache.metrics.hits.get(), cache.metrics.misses.get()), (1, 5));
     }
 
     #[test]
     fn a_withdrawn_key_takes_its_tokens_along_at_once() {
         let (cache, keys) = (cache(1 << 20), keys());
-        cache.insert(b"token", 1, &keys.keys()[0], &identity(10), 5);
+        insert(&cache, b"token", 1, &keys, 10);
         keys.withdraw_all();
         assert!(!hit(&cache, b"token", 5));
         cache.sweep(5);
@@ -323,10 +325,10 @@ mod tests {
     fn the_same_token_may_be_known_of_two_issuers() {
         let (cache, keys) = (cache(1 << 20), keys());
         for issuer in [1, 2, 1, 2] {
-            cache.insert(b"token", issuer, &keys.keys()[0], &identity(10), 5);
+            insert(&cache, b"token", issuer, &keys, 10);
         }
         assert_eq!(cache.len(), 2);
-        assert_eq!(cache.get(b"token", 5, |issuer| issuer == 2).unwrap().1, 2);
+        assert_eq!(get(&cache, b"token", 5, 2).unwrap().1, 2);
     }
 
     #[test]
@@ -335,7 +337,7 @@ mod tests {
             let (cache, keys) = (cache(bound), keys());
             for i in 0..5_000_u32 {
                 let token = [&i.to_be_bytes()[..], &vec![b'x'; (i % 700) as usize]].concat();
-                cache.insert(&token, 1, &keys.keys()[0], &identity(u64::from(i % 50)), 5);
+                insert(&cache, &token, 1, &keys, u64::from(i % 50));
                 assert!(cache.bytes() <= bound, "{} > {bound}", cache.bytes());
             }
             assert!(cache.len() > 3);
@@ -346,10 +348,10 @@ mod tests {
     #[test]
     fn a_token_in_use_outlives_a_flood_of_tokens_used_once() {
         let (cache, keys) = (cache(100_000), keys());
-        cache.insert(b"in use", 1, &keys.keys()[0], &identity(10), 5);
+        insert(&cache, b"in use", 1, &keys, 10);
         for i in 0..10_000_u32 {
             assert!(hit(&cache, b"in use", 5), "after {i}");
-            cache.insert(&i.to_be_bytes(), 1, &keys.keys()[0], &identity(10), 5);
+            insert(&cache, &i.to_be_bytes(), 1, &keys, 10);
         }
         assert!(cache.metrics.evictions.get() > 9_000);
     }
@@ -358,10 +360,10 @@ mod tests {
     fn a_cache_of_no_bytes_keeps_nothing_and_a_huge_entry_is_not_kept() {
         let keys = keys();
         let none = cache(0);
-        none.insert(b"token", 1, &keys.keys()[0], &identity(10), 5);
+        insert(&none, b"token", 1, &keys, 10);
         assert!(!hit(&none, b"token", 5));
         let small = cache(4096);
-        small.insert(&[b'x'; 2000], 1, &keys.keys()[0], &identity(10), 5);
+        insert(&small, &[b'x'; 2000], 1, &keys, 10);
         assert_eq!(small.len(), 0);
     }
 }

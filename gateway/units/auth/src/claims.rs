@@ -4,13 +4,45 @@
 //! is not "absent", it refuses the token. Dates may have fractions; an expiry is rounded down and a beginning up, so that
 //! rounding never lengthens a token's life.
 
-use serde_json::{Map, Value};
-use sluice_vocabulary::{Identity, IssuerName};
+use std::borrow::Cow;
 
-use crate::error::TokenFault;
+use sluice_vocabulary::claims::{Claims, Place, Raw, Span};
+use smallvec::SmallVec;
+
+use crate::error::{Part, TokenFault};
+use crate::scan::{self, Item, Text};
+use crate::strict_json::BadJson;
 
 /// The latest date taken: the end of the year 9999. A later one is milliseconds taken for seconds, or a token for ever.
 const LAST_DATE: f64 = 253_402_300_799.0;
+
+/// Reads a payload, whole and strictly. It becomes the text of the claims; what escapes stand for is put behind it.
+pub(crate) fn read(payload: Vec<u8>) -> Result<Claims, TokenFault> {
+    let bad = |bad| TokenFault::Json(Part::Payload, bad);
+    let mut text =
+        String::from_utf8(payload).map_err(|error| bad(BadJson::at("not UTF-8", error.utf8_error().valid_up_to())))?;
+    let mut behind = String::new();
+    let mut places: SmallVec<[Place; 24]> = SmallVec::new();
+    let end = text.len();
+    let mut span = |Text { at, content }: &Text<'_>| match content {
+        Cow::Borrowed(content) => Span::new(*at, content.len()),
+        Cow::Owned(content) => {
+            behind.push_str(content);
+            Span::new(end + behind.len() - content.len(), content.len())
+        }
+    };
+    scan::members(&text, |name, item| {
+        let name = span(name);
+        places.push(match item {
+            Item::Text(content) => Place { name, value: span(&content), is_text: true },
+            Item::Other { at, json } => Place { name, value: Span::new(at, json.len()), is_text: false },
+        });
+        Ok(())
+    })
+    .map_err(bad)?;
+    text.push_str(&behind);
+    Ok(Claims::new(text, &*places))
+}
 
 /// What an issuer's tokens must say.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,8 +54,8 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Judges `aud`, `exp`, `nbf` and `iat` at `now`. Gives the expiry, in seconds since the epoch.
-    pub(crate) fn judge(&self, claims: &Map<String, Value>, now: u64) -> Result<u64, TokenFault> {
+    /// Judges `aud`, `exp`, `nbf`, `iat` and `sub` at `now`. Gives the expiry, in seconds since the epoch.
+    pub(crate) fn judge(&self, claims: &Claims, now: u64) -> Result<u64, TokenFault> {
         if let Some(audiences) = &self.audiences {
             judge_audience(claims, audiences)?;
         }
@@ -40,67 +72,59 @@ impl Rules {
         }
         // When it was issued decides nothing here, yet it must be a date if it is there.
         date(claims, "iat", f64::floor)?;
-        Ok(expires_at)
+        match claims.raw("sub") {
+            None | Some(Raw::Text(_)) => Ok(expires_at),
+            Some(Raw::Json(_)) => Err(TokenFault::ClaimForm("sub")),
+        }
     }
 }
 
-/// Builds the identity that judged claims stand for.
-pub(crate) fn identity(
-    issuer: &IssuerName,
-    claims: Map<String, Value>,
-    expires_at: u64,
-) -> Result<Identity, TokenFault> {
-    let subject = match claims.get("sub") {
-        None => None,
-        Some(Value::String(subject)) => Some(subject.as_str().into()),
-        Some(_) => return Err(TokenFault::ClaimForm("sub")),
-    };
-    let scopes = scopes(&claims);
-    Ok(Identity { issuer: issuer.clone(), subject, scopes, expires_at, claims })
-}
-
-fn judge_audience(claims: &Map<String, Value>, ours: &[Box<str>]) -> Result<(), TokenFault> {
+fn judge_audience(claims: &Claims, ours: &[Box<str>]) -> Result<(), TokenFault> {
     let is_ours = |audience: &str| ours.iter().any(|own| **own == *audience);
-    let accepted = match claims.get("aud") {
+    let mut accepted = false;
+    match claims.raw("aud") {
         None => return Err(TokenFault::ClaimMissing("aud")),
-        Some(Value::String(audience)) => is_ours(audience),
-        Some(Value::Array(audiences)) => {
-            if !audiences.iter().all(Value::is_string) {
+        Some(Raw::Text(audience)) => accepted = is_ours(audience),
+        Some(Raw::Json(list)) => {
+            let mut all_text = true;
+            scan::elements(list, |audience| match audience {
+                Item::Text(audience) => accepted |= is_ours(&audience.content),
+                Item::Other { .. } => all_text = false,
+            })
+            .map_err(|_| TokenFault::ClaimForm("aud"))?;
+            if !all_text {
                 return Err(TokenFault::ClaimForm("aud"));
             }
-            audiences.iter().filter_map(Value::as_str).any(is_ours)
         }
-        Some(_) => return Err(TokenFault::ClaimForm("aud")),
-    };
+    }
     if accepted { Ok(()) } else { Err(TokenFault::Audience) }
 }
 
 /// A NumericDate (RFC 7519 section 2), if it is there, in whole seconds.
-fn date(claims: &Map<String, Value>, name: &'static str, round: fn(f64) -> f64) -> Result<Option<u64>, TokenFault> {
-    let Some(value) = claims.get(name) else { return Ok(None) };
-    let seconds = value.as_f64().ok_or(TokenFault::ClaimForm(name))?;
-    if !(0.0..=LAST_DATE).contains(&seconds) || !value.is_number() {
+fn date(claims: &Claims, name: &'static str, round: fn(f64) -> f64) -> Result<Option<u64>, TokenFault> {
+    let json = match claims.raw(name) {
+        None => return Ok(None),
+        Some(Raw::Text(_)) => return Err(TokenFault::ClaimForm(name)),
+        Some(Raw::Json(json)) => json,
+    };
+    // As nearly every issuer writes it, up to twelve digits: any such number is in range of what follows.
+    let whole = (json.len() <= 12 && json.bytes().all(|byte| byte.is_ascii_digit())).then(|| json.parse::<u64>().ok());
+    let seconds = match whole.flatten() {
+        Some(seconds) => seconds as f64,
+        None => serde_json::from_str::<f64>(json).map_err(|_| TokenFault::ClaimForm(name))?,
+    };
+    if !(0.0..=LAST_DATE).contains(&seconds) {
         return Err(TokenFault::ClaimForm(name));
     }
     // In range, so the cast is exact after rounding.
-    Ok(Some(value.as_u64().unwrap_or(round(seconds) as u64)))
-}
-
-/// The scopes granted: `scope` as RFC 9068 section 2.2.3 writes it, or the array some issuers write there, or `scp` in
-/// either form. Anything else grants nothing.
-fn scopes(claims: &Map<String, Value>) -> Vec<Box<str>> {
-    match claims.get("scope").or_else(|| claims.get("scp")) {
-        Some(Value::String(list)) => list.split(' ').filter(|scope| !scope.is_empty()).map(Into::into).collect(),
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).map(Into::into).collect(),
-        _ => Vec::new(),
-    }
+    Ok(Some(round(seconds) as u64))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
-    use serde_json::json;
+    use serde_json::{Map, Value, json};
 
     const NOW: u64 = 1_000_000;
 
@@ -108,7 +132,7 @@ mod tests {
         let Value::Object(mut claims) = claims else { panic!("an object") };
         claims.entry("aud").or_insert(json!("edge"));
         claims.entry("exp").or_insert(json!(NOW + 60));
-        Rules { audiences: Some(vec!["edge".into(), "other".into()]), leeway: 30 }.judge(&claims, NOW)
+        Rules { audiences: Some(vec!["edge".into(), "other".into()]), leeway: 30 }.judge(&claims.into(), NOW)
     }
 
     #[test]
@@ -147,7 +171,7 @@ mod tests {
                 assert_eq!(judge(json!({ name: bad })), Err(TokenFault::ClaimForm(name)), "{name} {bad}");
             }
         }
-        let Value::Object(without) = json!({"aud": "edge"}) else { panic!("an object") };
+        let without = Claims::from(Map::from_iter([("aud".to_owned(), json!("edge"))]));
         let rules = Rules { audiences: None, leeway: 0 };
         assert_eq!(rules.judge(&without, NOW), Err(TokenFault::ClaimMissing("exp")));
     }
@@ -171,24 +195,45 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_read_from_each_form_that_issuers_write() {
-        let of =
-            |claims: Value| scopes(claims.as_object().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(of(json!({"scope": "a  b:c "})), ["a", "b:c"]);
-        assert_eq!(of(json!({"scope": ["a", "b c"]})), ["a", "b c"]);
-        assert_eq!(of(json!({"scp": "a b"})), ["a", "b"]);
-        assert_eq!(of(json!({"scp": ["a"]})), ["a"]);
-        for nothing in [json!({}), json!({"scope": 1}), json!({"scope": {"a": true}}), json!({"scope": ""})] {
-            assert!(of(nothing).is_empty());
+    fn a_date_is_read_in_every_spelling_of_a_number() {
+        for (exp, read) in [
+            ("1000060", 1_000_060),
+            ("1000060.0", 1_000_060),
+            ("1000060.999999", 1_000_060),
+            ("10000600e-1", 1_000_060),
+            ("1.00006E+6", 1_000_060),
+            ("253402300799", 253_402_300_799),
+        ] {
+            let claims = super::read(format!("{{\"exp\":{exp}}}").into_bytes()).unwrap();
+            assert_eq!(Rules { audiences: None, leeway: 0 }.judge(&claims, NOW), Ok(read), "{exp}");
+        }
+        for bad in ["253402300800", "999999999999", "9999999999999", "2.534023008e11", "-1e-9"] {
+            let claims = super::read(format!("{{\"exp\":{bad}}}").into_bytes()).unwrap();
+            let rules = Rules { audiences: None, leeway: 0 };
+            assert_eq!(rules.judge(&claims, NOW), Err(TokenFault::ClaimForm("exp")), "{bad}");
         }
     }
 
     #[test]
     fn a_subject_is_text_or_the_token_is_refused() {
-        let issuer = IssuerName::new("i").unwrap();
-        let of = |claims: Value| identity(&issuer, claims.as_object().unwrap().clone(), 1);
-        assert_eq!(of(json!({"sub": "s"})).unwrap().subject.as_deref(), Some("s"));
-        assert_eq!(of(json!({})).unwrap().subject, None);
-        assert_eq!(of(json!({"sub": 7})), Err(TokenFault::ClaimForm("sub")));
+        assert!(judge(json!({"sub": "s"})).is_ok());
+        for bad in [json!(7), json!(null), json!(["s"]), json!({})] {
+            assert_eq!(judge(json!({ "sub": bad })), Err(TokenFault::ClaimForm("sub")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn claims_are_found_by_what_their_escapes_stand_for() {
+        let payload = br#" {"\u0073ub":"a\nb\u00e9","b":"plain","c\\":[1],"n":1.50,"e":""} "#;
+        let claims = super::read(payload.to_vec()).unwrap();
+        assert_eq!(claims.raw("sub"), Some(Raw::Text("a\nbé")));
+        assert_eq!(claims.raw("b"), Some(Raw::Text("plain")));
+        assert_eq!(claims.raw("c\\"), Some(Raw::Json("[1]")));
+        assert_eq!(claims.raw("n"), Some(Raw::Json("1.50")));
+        assert_eq!(claims.raw("e"), Some(Raw::Text("")));
+        let lenient: Value = serde_json::from_slice(payload).unwrap();
+        let read: Map<_, _> = claims.iter().map(|(name, raw)| (name.to_owned(), raw.read().unwrap())).collect();
+        assert_eq!(Value::Object(read), lenient);
+        assert!(super::read(b"{\"a\":\"\xff\"}".to_vec()).is_err());
     }
 }

@@ -11,7 +11,7 @@ use crate::bearer::{self, Found};
 use crate::claims::{self, Rules};
 use crate::jwk::{KeySet, Lookup};
 use crate::jws::{Compact, Header, MAX_SIGNATURE};
-use crate::strict_json;
+use crate::{scan, strict_json};
 
 /// The longest token read here, well above any fuzzer's inputs.
 const LONGEST: usize = 64 * 1024;
@@ -21,15 +21,19 @@ pub fn strict_object(bytes: &[u8]) -> Option<Map<String, Value>> {
     strict_json::object(bytes).ok()
 }
 
-/// The names of the same object's members in their order, by the reader for headers.
-pub fn strict_names(bytes: &[u8]) -> Option<Vec<String>> {
-    let mut names = Vec::new();
-    let each = |name: &str, _: strict_json::Member<'_>| {
-        names.push(name.to_owned());
+/// The same object by the reader for headers and claims.
+pub fn scanned_object(bytes: &[u8]) -> Option<Map<String, Value>> {
+    let mut object = Map::new();
+    let each = |name: &scan::Text<'_>, item: scan::Item<'_>| {
+        let value = match item {
+            scan::Item::Text(text) => Value::from(text.content),
+            scan::Item::Other { json, .. } => serde_json::from_str(json).map_err(|_| "not JSON after all")?,
+        };
+        object.insert(name.content.clone().into_owned(), value);
         Ok(())
     };
-    strict_json::flat_members(bytes, each).ok()?;
-    Some(names)
+    scan::members(std::str::from_utf8(bytes).ok()?, each).ok()?;
+    Some(object)
 }
 
 /// What follows `Bearer` in a request's header, if it has the form of a token.
@@ -47,11 +51,11 @@ pub fn read_token(token: &[u8], issuer: &IssuerName, audience: &str, now: u64) -
     let header = base64url::decode(compact.header).ok()?;
     let header = Header::parse(&header).ok()?;
     let payload = base64url::decode(compact.payload).ok()?;
-    let claims = strict_json::object(&payload).ok()?;
+    let claims = claims::read(payload).ok()?;
     compact.decode_signature(&mut [0; MAX_SIGNATURE]).ok()?;
     let rules = Rules { audiences: Some(vec![audience.into()]), leeway: 0 };
     let expires_at = rules.judge(&claims, now).ok()?;
-    Some((header.algorithm, claims::identity(issuer, claims, expires_at).ok()?))
+    Some((header.algorithm, Identity::new(issuer.clone(), claims, expires_at)))
 }
 
 /// Bytes as JOSE encodes them.

@@ -10,13 +10,17 @@ use std::borrow::Cow;
 use crate::algorithm::Algorithm;
 use crate::base64url;
 use crate::error::{Part, TokenFault};
-use crate::strict_json::{self, Member};
+use crate::scan::{self, Item};
+use crate::strict_json::BadJson;
 
 /// The longest signature taken: RSA with 8192 bits.
 pub(crate) const MAX_SIGNATURE: usize = 1024;
 
 /// The longest header taken, encoded. Real ones have under 200 bytes; the rest is somebody's certificate chain.
 const MAX_HEADER: usize = 8 * 1024;
+
+/// The most members a header may have. Claims are bounded by the token's size alone.
+const MAX_MEMBERS: usize = 32;
 
 /// A token's three parts, still encoded.
 #[derive(Debug, Clone, Copy)]
@@ -71,19 +75,23 @@ impl<'h> Header<'h> {
         let mut kid = None;
         let mut typ = None;
         let mut critical = None;
-        strict_json::flat_members(json, |name, member| {
-            match (name, member) {
-                ("alg", Member::Text(text)) => alg = Some(text),
-                ("kid", Member::Text(text)) => kid = Some(text),
-                ("typ", Member::Text(text)) => typ = Some(text),
-                ("alg" | "kid" | "typ", Member::Other) => return Err("alg, kid and typ are strings"),
+        let mut count = 0;
+        let bad = |bad| TokenFault::Json(Part::Header, bad);
+        let json = str::from_utf8(json).map_err(|error| bad(BadJson::at("not UTF-8", error.valid_up_to())))?;
+        scan::members(json, |name, item| {
+            match (&*name.content, item) {
+                ("alg", Item::Text(text)) => alg = Some(text.content),
+                ("kid", Item::Text(text)) => kid = Some(text.content),
+                ("typ", Item::Text(text)) => typ = Some(text.content),
+                ("alg" | "kid" | "typ", Item::Other { .. }) => return Err("alg, kid and typ are strings"),
                 ("crit", _) => critical = Some("crit"),
                 ("b64", _) => critical = Some("b64"),
                 _ => {}
             }
-            Ok(())
+            count += 1;
+            if count > MAX_MEMBERS { Err("more than 32 members") } else { Ok(()) }
         })
-        .map_err(|bad| TokenFault::Json(Part::Header, bad))?;
+        .map_err(bad)?;
 
         if let Some(name) = critical {
             return Err(TokenFault::Critical(name));

@@ -4,7 +4,7 @@
 //! nothing else can make, or a refusal that says to the client what RFC 6750 says, and to the operator why.
 //!
 //! The way in reading order: what may be configured ([`config`]) and the algorithms there are; how a token is found
-//! (`bearer`) and read (`base64url`, `strict_json`, `jws`), and what its `claims` must say; the issuer's keys, as published
+//! (`bearer`) and read (`base64url`, `strict_json`, `scan`, `jws`), and what its `claims` must say; the issuer's keys, as published
 //! (`jwk`), fetched (`fetch`), and held (`keyring`, `issuer`); the `cache` of tokens already verified; what a route
 //! asks (`policy`), and the one place that decides (`verify`); what a refused client is told (`challenge`); and the unit's
 //! outside: [`Unit`], [`Handle`], [`AuthTask`].
@@ -30,6 +30,7 @@ mod jws;
 mod keyring;
 mod metrics;
 mod policy;
+mod scan;
 mod strict_json;
 mod task;
 mod unit;

@@ -43,7 +43,7 @@ pub struct Policy {
 impl Policy {
     /// Whether `identity` has the scopes asked for.
     pub(crate) fn judge_scopes(&self, identity: &Identity) -> Result<(), Refusal> {
-        let has = |scope: &str| identity.scopes.iter().any(|granted| **granted == *scope);
+        let has = |scope: &str| identity.scopes().any(|granted| granted == scope);
         let enough =
             self.all.iter().all(|scope| has(scope)) && (self.any.is_empty() || self.any.iter().any(|s| has(s)));
         if enough {
@@ -64,8 +64,8 @@ impl Policy {
         verified: &'p Verified,
     ) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<'p> {
         self.headers.iter().filter_map(|(name, claim)| {
-            let value = render(verified.identity().claim(claim)?)?;
-            Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?))
+            let claim = verified.identity().claim(claim)?;
+            Some((name.clone(), HeaderValue::from_bytes(render(&claim)?.as_bytes()).ok()?))
         })
     }
 }

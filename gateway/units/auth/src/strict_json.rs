@@ -4,25 +4,30 @@
 //! `sub` is an attack. So duplicate members are refused, wherever they stand (RFC 7515 section 4, RFC 7519 section 4
 //! allow this and RFC 8725 section 2.4 says why). Nesting is bounded, and nothing may follow the value.
 //!
+//! Here the object is built as a tree: for key sets, which are read now and then. What comes with every token is read by
+//! [`scan`](crate::scan), to the same rules.
+//!
 //! Error texts hold positions and never content, so that they may be logged.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use smallvec::SmallVec;
 
 /// How deep objects and arrays may nest.
 pub(crate) const MAX_DEPTH: u8 = 16;
-
-/// The most members an object may have in a JOSE header. Claims are bounded by the token's size alone.
-const MAX_HEADER_MEMBERS: usize = 32;
 
 /// Why a text is not strict JSON of the expected shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not strict json: {0}")]
 pub(crate) struct BadJson(Box<str>);
+
+impl BadJson {
+    /// `what` is wrong at that byte; `what` quotes nothing.
+    pub(crate) fn at(what: &'static str, byte: usize) -> Self {
+        Self(format!("{what} at byte {byte}").into())
+    }
+}
 
 impl From<serde_json::Error> for BadJson {
     fn from(error: serde_json::Error) -> Self {
@@ -39,27 +44,6 @@ pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, BadJson> {
         Value::Object(map) => Ok(map),
         _ => Err(BadJson("expected an object".into())),
     }
-}
-
-/// Reads an object's members one by one, handing those that are strings to `text` and the names of the others to
-/// `other`, without building a tree: for JOSE headers, of which a few members matter and all must be well-formed.
-pub(crate) fn flat_members<'de>(
-    bytes: &'de [u8],
-    mut each: impl FnMut(&str, Member<'de>) -> Result<(), &'static str>,
-) -> Result<(), BadJson> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    (&mut deserializer).deserialize_any(FlatVisitor { each: &mut each })?;
-    deserializer.end()?;
-    Ok(())
-}
-
-/// A member's value as [`flat_members`] tells it.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Member<'de> {
-    /// A string, borrowed where it holds no escapes.
-    Text(Cow<'de, str>),
-    /// Anything else; well-formed, and not kept.
-    Other,
 }
 
 /// Builds a [`Value`], counting depth down.
@@ -143,123 +127,6 @@ impl<'de> Visitor<'de> for ValueSeed {
     }
 }
 
-/// A member's name, borrowed where it can be.
-struct NameSeed;
-
-impl<'de> DeserializeSeed<'de> for NameSeed {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
-        deserializer.deserialize_str(TextVisitor)
-    }
-}
-
-struct TextVisitor;
-
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_owned()))
-    }
-}
-
-/// Tells strings from the rest; the rest is checked as strictly as everything else and dropped.
-struct MemberSeed;
-
-impl<'de> DeserializeSeed<'de> for MemberSeed {
-    type Value = Member<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Member<'de>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for MemberSeed {
-    type Value = Member<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Self::Value, E> {
-        Ok(Member::Text(Cow::Borrowed(value)))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
-        Ok(Member::Text(Cow::Owned(value.to_owned())))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Member::Other)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Member::Other)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Member::Other)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Member::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Member::Other)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<Self::Value, A::Error> {
-        ValueSeed { depth: MAX_DEPTH - 1 }.visit_seq(elements).map(|_| Member::Other)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Self::Value, A::Error> {
-        ValueSeed { depth: MAX_DEPTH - 1 }.visit_map(members).map(|_| Member::Other)
-    }
-}
-
-struct FlatVisitor<'f, F> {
-    each: &'f mut F,
-}
-
-impl<'de, F: FnMut(&str, Member<'de>) -> Result<(), &'static str>> Visitor<'de> for FlatVisitor<'_, F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    // The default messages for a wrong type quote the value; these do not.
-    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<(), E> {
-        Err(E::custom("expected an object"))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        let mut seen: SmallVec<[Cow<'de, str>; 8]> = SmallVec::new();
-        while let Some(name) = members.next_key_seed(NameSeed)? {
-            if seen.contains(&name) {
-                return Err(A::Error::custom("duplicate member"));
-            }
-            if seen.len() == MAX_HEADER_MEMBERS {
-                return Err(A::Error::custom("more than 32 members"));
-            }
-            let member = members.next_value_seed(MemberSeed)?;
-            (self.each)(&name, member).map_err(A::Error::custom)?;
-            seen.push(name);
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -280,9 +147,6 @@ mod tests {
         assert!(object(nested(16).as_bytes()).is_ok());
         assert!(object(nested(17).as_bytes()).is_err());
         assert!(object(nested(100_000).as_bytes()).is_err());
-        let inner = |depth: usize| nested(depth).into_bytes();
-        assert!(flat_members(&inner(16), |_, _| Ok(())).is_ok());
-        assert!(flat_members(&inner(17), |_, _| Ok(())).is_err());
     }
 
     #[test]
@@ -307,7 +171,6 @@ mod tests {
             "{\"a\":NaN}",
         ] {
             assert!(object(bad.as_bytes()).is_err(), "{bad:?}");
-            assert!(flat_members(bad.as_bytes(), |_, _| Ok(())).is_err(), "{bad:?}");
         }
         assert!(object(b"{\"a\":\"\xff\"}").is_err());
     }
@@ -316,8 +179,6 @@ mod tests {
     fn an_error_never_quotes_what_it_read() {
         for bad in ["\"secret\"", "{\"a\":secret}", "{\"secret\":1,\"secret\":2}", "[\"secret\"]"] {
             assert!(!object(bad.as_bytes()).unwrap_err().to_string().contains("secret"), "{bad}");
-            let error = flat_members(bad.as_bytes(), |_, _| Ok(())).unwrap_err().to_string();
-            assert!(!error.contains("secret"), "{error}");
         }
     }
 
@@ -332,7 +193,6 @@ mod tests {
         #[test]
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = object(&bytes);
-            let _ = flat_members(&bytes, |_, _| Ok(()));
         }
     }
 }

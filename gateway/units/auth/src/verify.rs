@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use sluice_vocabulary::claims::Raw;
 use sluice_vocabulary::clock::Clock;
 use sluice_vocabulary::limiter::address_key;
 use sluice_vocabulary::request::RequestView;
@@ -29,7 +29,6 @@ use crate::jws::{Compact, Header, MAX_SIGNATURE};
 use crate::keyring::Asked;
 use crate::metrics::{Metrics, Verifications};
 use crate::policy::Policy;
-use crate::strict_json;
 
 /// The proof that a request carries a token that its route accepts. Only this module can make one.
 #[derive(Debug, Clone)]
@@ -74,13 +73,14 @@ pub(crate) async fn authenticate(
         Found::Malformed(why) => return refuse(challenges.malformed_credentials(why), &metrics.anonymous),
     };
     let now = clock.unix_seconds();
-    let cached = policy.shared.cache.get(token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
+    let hash = policy.shared.cache.hash(token);
+    let cached = policy.shared.cache.get(hash, token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
     if let Some((identity, id)) = cached {
         let issuer = policy.issuers.iter().find(|issuer| issuer.id == id);
         return admit(policy, identity, issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications));
     }
 
-    let attempt = Attempt { policy, token, clock, now };
+    let attempt = Attempt { policy, token, hash, clock, now };
     let mut issuer = None;
     let mut outcome = attempt.check(Some(request.client), &mut issuer);
     if let (Err(Halt::NeedsKeys(kid)), Some(issuer)) = (&outcome, issuer) {
@@ -137,6 +137,8 @@ fn seconds(span: Duration) -> u64 {
 struct Attempt<'r> {
     policy: &'r Policy,
     token: &'r [u8],
+    /// The cache's hash of it.
+    hash: u64,
     clock: &'r dyn Clock,
     now: u64,
 }
@@ -158,23 +160,22 @@ impl<'r> Attempt<'r> {
                 .map_err(|limited| Halt::Limited(limited.retry_after))?;
         }
 
-        let mut payload = Vec::new();
-        base64url::decode_into(compact.payload, &mut payload).map_err(|_| TokenFault::Encoding(Part::Payload))?;
-        let claims = strict_json::object(&payload).map_err(|bad| TokenFault::Json(Part::Payload, bad))?;
-        let issuer = match claims.get("iss") {
-            Some(Value::String(iss)) => {
-                self.policy.issuers.iter().find(|issuer| issuer.config.issuer == *iss).ok_or(TokenFault::Issuer)?
+        let payload = base64url::decode(compact.payload).map_err(|_| TokenFault::Encoding(Part::Payload))?;
+        let claims = claims::read(payload)?;
+        let issuer = match claims.raw("iss") {
+            Some(Raw::Text(iss)) => {
+                self.policy.issuers.iter().find(|issuer| issuer.config.issuer == iss).ok_or(TokenFault::Issuer)?
             }
-            Some(_) => return Err(TokenFault::ClaimForm("iss").into()),
+            Some(Raw::Json(_)) => return Err(TokenFault::ClaimForm("iss").into()),
             None => return Err(TokenFault::ClaimMissing("iss").into()),
         };
         *whose = Some(issuer);
 
         let key = self.verify_signature(issuer, &compact, &header)?;
         let expires_at = issuer.rules.judge(&claims, self.now)?;
-        let identity = Arc::new(claims::identity(&issuer.name, claims, expires_at)?);
+        let identity = Arc::new(Identity::new(issuer.name.clone(), claims, expires_at));
         if !key.is_withdrawn() {
-            shared.cache.insert(self.token, issuer.id, &key, &identity, self.now);
+            shared.cache.insert(self.hash, self.token, issuer.id, &key, &identity, self.now);
         }
         Ok(identity)
     }

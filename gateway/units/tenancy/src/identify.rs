@@ -42,7 +42,7 @@ impl Sources {
             |identity| self.claims.iter().filter_map(|name| Identity::claim(identity, name)).find(|it| !it.is_null());
         let claimed = match identity.and_then(claim) {
             None => None,
-            Some(Value::String(text)) => Some(tenant(text)),
+            Some(Value::String(text)) => Some(tenant(&text)),
             Some(Value::Number(number)) if !number.is_f64() => Some(tenant(&number.to_string())),
             Some(_) => return Err(unknown("the claim that names the tenant is neither text nor a whole number")),
         };

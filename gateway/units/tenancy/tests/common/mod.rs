@@ -67,13 +67,8 @@ impl World {
         claims: Option<Value>,
         headers: &[(&'static str, &'static str)],
     ) -> Result<Option<String>, String> {
-        let identity = claims.map(|claims| Identity {
-            issuer: IssuerName::new("corp").unwrap(),
-            subject: None,
-            scopes: vec![],
-            expires_at: 0,
-            claims: claims.as_object().unwrap().clone(),
-        });
+        let corp = IssuerName::new("corp").unwrap();
+        let identity = claims.map(|claims| Identity::new(corp, claims.as_object().unwrap().clone().into(), 0));
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let connection =
             Connection { id: 0, peer: nowhere, local: nowhere, client: nowhere, tls: None, cookie: None, listener: 0 };
