@@ -125,8 +125,8 @@ pub struct JwksConfig {
     /// where the answer's `Cache-Control` says so. How soon a key that was withdrawn stops being good depends on this.
     #[serde(default = "default_refresh")]
     pub refresh: Span,
-    /// The shortest time between two fetches that the issuer may have by `Cache-Control`, from 1s to `refresh`; 30s by
-    /// default, or `refresh` where that is less.
+    /// The shortest time between two fetches that the issuer may have by `Cache-Control`, before the tenth is taken off;
+    /// from 1s to `refresh`. 30s by default, or `refresh` where that is less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh_min: Option<Span>,
     /// The time for one fetch in all, that of the metadata included, from 100ms to 1m.

@@ -5,8 +5,9 @@
 //! joined; else one is asked for, if the budget of attempts allows. Attempts count, not successes, so that an issuer that
 //! is down is asked no more often than one that is up. Whoever waits does so for a bounded time, and so many at most.
 //!
-//! A refresh that was under way before the request came may have been answered before the key was published: it can
-//! bring the key and cannot prove that there is none. So who joined one asks once more, within the same time and budget.
+//! A refresh that was under way before the request came may have been answered before the key was published, or have
+//! failed before the issuer came back: it can bring the key and cannot prove that there is none. So who joined one asks
+//! once more, within the same time and budget.
 //!
 //! Keys from an earlier process are *held* at first and come into force when the issuer turns out not to be heard, since
 //! it may have withdrawn one meanwhile.
@@ -185,7 +186,7 @@ impl Keyring {
             return Asked::unavailable("too many requests wait for its keys");
         };
         self.await_end(&mut ticket, kid).await;
-        if ticket.joined && !self.has(kid) && self.record().error.is_none() {
+        if ticket.joined && !self.has(kid) {
             ticket = match self.step_up(kid, now) {
                 Ok(ticket) => ticket,
                 Err(answer) => return answer,

@@ -180,6 +180,8 @@ async fn attempt(core: &Core, issuer: &Issuer) -> Duration {
             if issuer.keyring.finish(Ok(keys), now) {
                 sweep(core);
             }
+            // Whoever waits for the keys need not wait for the disk.
+            core.tell_health();
             keep_on_disk(core, issuer, fetched.document).await;
             until_refresh(core, issuer.config.jwks.refresh_bounds(), fetched.max_age)
         }
