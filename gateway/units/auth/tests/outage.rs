@@ -17,6 +17,7 @@ use site::{Page, Site};
 use sluice_auth::{Algorithm, Config, IssuerConfig, JwksConfig, Policy};
 use sluice_vocabulary::Reason;
 use sluice_vocabulary::measure::Span;
+use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 
 /// The regular refresh: the shortest that may be configured.
@@ -108,7 +109,7 @@ struct Load {
 }
 
 impl Load {
-    fn begin(gateway: &Gateway, signs: &Arc<Mutex<Arc<Signer>>>, tally: &Arc<Tally>, flood: bool) -> Self {
+    fn begin(gateway: &Gateway, signs: &Arc<RwLock<Arc<Signer>>>, tally: &Arc<Tally>, flood: bool) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let mut load = Self { over: Arc::default(), tasks: JoinSet::new() };
         for _ in 0..4 {
@@ -116,7 +117,8 @@ impl Load {
             let (world, policy) = (Arc::clone(&gateway.world), Arc::clone(&gateway.policy));
             load.tasks.spawn(async move {
                 while !over.load(Ordering::SeqCst) {
-                    let key = Arc::clone(&signs.lock());
+                    // Held while the token is on its way, so that a key is not given up with tokens of it under way.
+                    let key = signs.read().await;
                     let number = NUMBER.fetch_add(1, Ordering::SeqCst);
                     let token = key.sign(&with(claims(), "jti", json!(number)));
                     for _ in 0..2 {
@@ -173,7 +175,7 @@ async fn a_rotation_under_load_and_a_flood_loses_nothing_and_lets_nothing_old_pa
     site.put("/keys", Page::of(jwks(&[&old])));
     let gateway = gateway(folder.path(), NOW, &site);
     gateway.world.ready().await;
-    let (signs, tally, began) = (Arc::new(Mutex::new(Arc::clone(&old))), Arc::<Tally>::default(), Instant::now());
+    let (signs, tally, began) = (Arc::new(RwLock::new(Arc::clone(&old))), Arc::<Tally>::default(), Instant::now());
     let load = Load::begin(&gateway, &signs, &tally, true);
     tally.more(500).await;
 
@@ -181,7 +183,7 @@ async fn a_rotation_under_load_and_a_flood_loses_nothing_and_lets_nothing_old_pa
     site.put("/keys", Page::of(jwks(&[&old, &new])));
     site.asked_again("/keys", 1).await;
     gateway.has(&["old", "new"]).await;
-    *signs.lock() = Arc::clone(&new);
+    *signs.write().await = Arc::clone(&new);
     tally.more(1000).await;
 
     // Withdrawn after the overlap; the bound of the cache is that same refresh.
@@ -224,7 +226,7 @@ async fn an_outage_loses_no_request() {
     site.put("/keys", Page::of(jwks(&[&old])));
     let first = gateway(folder.path(), NOW, &site);
     first.world.ready().await;
-    let (signs, tally, began) = (Arc::new(Mutex::new(Arc::clone(&old))), Arc::<Tally>::default(), Instant::now());
+    let (signs, tally, began) = (Arc::new(RwLock::new(Arc::clone(&old))), Arc::<Tally>::default(), Instant::now());
     let told = |act: &str| {
         let (good, lost) = (tally.good.load(Ordering::SeqCst), tally.lost.lock().len());
         println!("{act}: {good} requests so far, {lost} lost, {} fetches", site.asked("/keys"));
@@ -256,7 +258,7 @@ async fn an_outage_loses_no_request() {
 
     // Back with a new key, which signs from that moment on.
     site.put("/keys", Page::of(jwks(&[&old, &new])));
-    *signs.lock() = Arc::clone(&new);
+    *signs.write().await = Arc::clone(&new);
     tally.more(500).await;
     assert_eq!(second.world.issuer()["health"], "ready");
     told("back with a new key");
