@@ -158,6 +158,7 @@ impl Keyring {
         let keys = self.keys();
         match (keys.as_ref(), &record.error) {
             (None, Some(error)) => Some(format!("no keys: {error}")),
+            (None, None) if record.heard.is_some() => Some("no keys: it was not heard for too long".into()),
             (None, None) => Some("its keys are not read yet".into()),
             (Some(keys), _) if keys.keys().is_empty() => Some("its key set holds no usable key".into()),
             (Some(_), Some(error)) if record.restored => Some(format!("on keys kept by an earlier process: {error}")),

@@ -244,6 +244,24 @@ async fn keys_too_old_are_no_longer_used() {
 }
 
 #[tokio::test]
+async fn keys_become_too_old_even_while_an_attempt_hangs() {
+    let key = signer("k");
+    let endpoint = Endpoint::run(Behaviour::Serve(jwks(&[&key]))).await;
+    let mut config = issuer_config(JwksConfig::from_url(endpoint.url()));
+    (config.jwks.refresh, config.jwks.stale) = (Span::secs(1), Span::secs(1));
+    (config.jwks.timeout, config.jwks.wait) = (Span::secs(60), Span::millis(50));
+    let (world, policy) = World::start(Config::default(), &issuers(config), &route());
+    world.ready().await;
+    let token = key.sign(&claims());
+    assert_eq!(world.reason(&policy, &token).await, None);
+    endpoint.now(Behaviour::Hang);
+    world.clock.advance(Duration::from_secs(1));
+    world.state(|state| matches!(state, State::Degraded(why) if why.contains("not heard for too long"))).await;
+    assert_eq!(world.reason(&policy, &token).await, Some(Reason::KeysUnavailable));
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn an_honest_empty_set_withdraws_everything() {
     let key = signer("k");
     let endpoint = Endpoint::run(Behaviour::Serve(jwks(&[&key]))).await;
