@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http::{HeaderName, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::{Faults, IssuerName, Path};
 
 use crate::algorithm::Algorithm;
+use crate::discovery;
+use crate::jwk::KeySet;
 
 /// Bounds of the checking of tokens, for all issuers and routes together: the section `auth`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +29,11 @@ pub struct Config {
     /// How many tokens not seen before one client address may have checked; over that, it is answered 429. An IPv6
     /// client counts by its /64 network. `null` takes every limit away.
     pub signature_checks_per_address: Option<AddressBudget>,
+    /// A folder where the last good keys of issuers are kept, so that a restart finds them while an issuer is down. Made if
+    /// it is not there; relative to the configuration's folder. Whoever may write there may choose the keys. None by
+    /// default: then a restart during an outage has no keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -34,6 +43,7 @@ impl Default for Config {
             token_cache: ByteSize::mib(32),
             max_token: ByteSize::kib(16),
             signature_checks_per_address: Some(AddressBudget::default()),
+            state_dir: None,
         }
     }
 }
@@ -89,24 +99,37 @@ const fn default_leeway() -> Span {
     Span::secs(30)
 }
 
-/// Where an issuer's keys are, and how they are kept fresh. Exactly one of `url` and `file`.
+/// Where an issuer's keys are, and how they are kept fresh. Exactly one of `discovery`, `url`, `file` and `keys`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JwksConfig {
+    /// The issuer says itself where its keys are, in its metadata: `true` where these are at the issuer's own URL with
+    /// `/.well-known/openid-configuration` added (OpenID Connect Discovery 1.0), or the http or https URL of the metadata
+    /// (RFC 8414 puts them elsewhere). Their `issuer` must be the configured one byte by byte. Redirects are not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<DiscoveryConfig>,
     /// An http or https URL of a JWK Set. Redirects are not followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// A file with a JWK Set, read again when it changes. Relative to the configuration's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// A PEM file of the certificate authorities that may vouch for `url`, in place of the system's.
+    /// The public keys themselves: a JWK Set, or the list in it. They change with the configuration alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<InlineKeys>,
+    /// A PEM file of the certificate authorities that may vouch for `discovery`, for the keys it leads to, and for `url`,
+    /// in place of the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// How often the keys are fetched anew, from 1s to 1d; each time up to a tenth is added at random. How soon a key
-    /// that was withdrawn stops being good depends on this.
+    /// The longest time between two fetches of the keys, from 1s to 1d; up to a tenth is taken off at random, and more
+    /// where the answer's `Cache-Control` says so. How soon a key that was withdrawn stops being good depends on this.
     #[serde(default = "default_refresh")]
     pub refresh: Span,
-    /// The time for one fetch in all, from 100ms to 1m.
+    /// The shortest time between two fetches that the issuer may have by `Cache-Control`, before the tenth is taken off;
+    /// from 1s to `refresh`. 30s by default, or `refresh` where that is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_min: Option<Span>,
+    /// The time for one fetch in all, that of the metadata included, from 100ms to 1m.
     #[serde(default = "default_timeout")]
     pub timeout: Span,
     /// How long a request may wait for keys when it must: none were ever had, or its token names an unknown one. From
@@ -119,8 +142,8 @@ pub struct JwksConfig {
     /// How many fetches unknown keys may cause in a row after a quiet time, from 1 to 16.
     #[serde(default = "default_demand_burst")]
     pub demand_burst: u32,
-    /// How long the last keys stay good while the issuer cannot be heard; at least `refresh`. After that its tokens are
-    /// answered 503.
+    /// How long the last keys stay good while the issuer cannot be heard, be it across restarts (see `auth.state_dir`); at
+    /// least `refresh`. After that its tokens are answered 503.
     #[serde(default = "default_stale")]
     pub stale: Span,
     /// The largest document taken, from 1KiB to 4MiB.
@@ -131,6 +154,8 @@ pub struct JwksConfig {
 const fn default_refresh() -> Span {
     Span::secs(300)
 }
+/// Often enough for a quick rotation, and no burden to anybody.
+const DEFAULT_REFRESH_MIN: Span = Span::secs(30);
 const fn default_timeout() -> Span {
     Span::secs(5)
 }
@@ -161,12 +186,31 @@ impl JwksConfig {
         Self { file: Some(file.into()), ..Self::empty() }
     }
 
+    /// Keys where the issuer's metadata say, these being at the known place, all else by default.
+    pub fn from_discovery() -> Self {
+        Self { discovery: Some(DiscoveryConfig::AtIssuer(true)), ..Self::empty() }
+    }
+
+    /// The keys of the JWK Set `keys`, all else by default.
+    pub fn from_keys(keys: Map<String, Value>) -> Self {
+        Self { keys: Some(InlineKeys::Set(keys)), ..Self::empty() }
+    }
+
+    /// The bounds that an answer's `Cache-Control` is held within.
+    pub(crate) fn refresh_bounds(&self) -> (Duration, Duration) {
+        let most = self.refresh;
+        (self.refresh_min.unwrap_or(DEFAULT_REFRESH_MIN).min(most).get(), most.get())
+    }
+
     fn empty() -> Self {
         Self {
+            discovery: None,
             url: None,
             file: None,
+            keys: None,
             ca: None,
             refresh: default_refresh(),
+            refresh_min: None,
             timeout: default_timeout(),
             wait: default_wait(),
             demand_every: default_demand_every(),
@@ -174,6 +218,52 @@ impl JwksConfig {
             stale: default_stale(),
             max_size: default_max_size(),
         }
+    }
+}
+
+/// Where an issuer's metadata are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum DiscoveryConfig {
+    /// `true`: at the issuer's URL with `/.well-known/openid-configuration` added. `false` says nothing.
+    AtIssuer(bool),
+    /// At this http or https URL.
+    At(String),
+}
+
+/// Public keys in the configuration.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum InlineKeys {
+    /// A JWK Set (RFC 7517 section 5).
+    Set(Map<String, Value>),
+    /// The list of keys of one.
+    List(Vec<Map<String, Value>>),
+}
+
+impl InlineKeys {
+    /// The keys, of which each must be usable with one of `algorithms`. The error says which is not, and why.
+    pub(crate) fn parse(&self, algorithms: &[Algorithm]) -> Result<KeySet, String> {
+        let json = match self {
+            Self::Set(set) => serde_json::to_vec(set),
+            Self::List(keys) => serde_json::to_vec(&BTreeMap::from([("keys", keys)])),
+        };
+        let json = json.map_err(|error| error.to_string())?;
+        let keys = KeySet::parse(&json, algorithms.iter().collect()).map_err(|bad| bad.to_string())?;
+        // A fetched set may hold what others need; these keys were written down for this gateway.
+        match keys.left_out().first() {
+            Some((Some(kid), cause)) => Err(format!("the key {kid:?} cannot be used: {cause}")),
+            Some((None, cause)) => Err(format!("a key without kid cannot be used: {cause}")),
+            None if keys.keys().is_empty() => Err("the key set is empty, so no token can be verified".into()),
+            None => Ok(keys),
+        }
+    }
+}
+
+impl std::fmt::Debug for InlineKeys {
+    // Private keys are refused, yet may have been written here by mistake.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("InlineKeys")
     }
 }
 
@@ -231,6 +321,9 @@ impl Config {
         }
         within(self.max_token, ByteSize::bytes(256), ByteSize::kib(64), &at.key("max_token"), faults);
         within(self.token_cache, ByteSize::bytes(0), ByteSize::mib(1 << 16), &at.key("token_cache"), faults);
+        if self.state_dir.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
+            faults.error(&at.key("state_dir"), "a folder's name cannot be empty");
+        }
         match &self.signature_checks_per_address {
             Some(budget) => budget.validate(&at.key("signature_checks_per_address"), faults),
             None => faults.warning(
@@ -290,26 +383,57 @@ impl IssuerConfig {
             faults.error(&at.key("algorithms"), "no algorithm is named, so no token can be verified");
         }
         within(self.leeway, Span::secs(0), Span::secs(300), &at.key("leeway"), faults);
-        self.jwks.validate(&at.key("jwks"), faults);
+        self.jwks.validate(&self.issuer, &self.algorithms, &at.key("jwks"), faults);
     }
 }
 
 impl JwksConfig {
-    fn validate(&self, at: &Path, faults: &mut Faults) {
-        match (&self.url, &self.file) {
-            (Some(url), None) => self.validate_url(url, at, faults),
-            (None, Some(file)) => {
-                if file.as_os_str().is_empty() {
-                    faults.error(&at.key("file"), "a file name cannot be empty");
-                }
-                if self.ca.is_some() {
-                    faults.error(&at.key("ca"), "has no meaning for keys from a file");
-                }
+    /// `issuer` and `algorithms` are those of the issuer whose keys these are.
+    fn validate(&self, issuer: &str, algorithms: &[Algorithm], at: &Path, faults: &mut Faults) {
+        let ways = [
+            ("discovery", self.discovery.is_some()),
+            ("url", self.url.is_some()),
+            ("file", self.file.is_some()),
+            ("keys", self.keys.is_some()),
+        ];
+        let given: Vec<_> = ways.into_iter().filter_map(|(name, given)| given.then_some(name)).collect();
+        match given[..] {
+            [] => faults.error(at, "nothing says where the keys are: expected one of discovery, url, file and keys"),
+            [_] => {}
+            [one, other] => {
+                faults.error(at, format!("both {one} and {other} say where the keys are: expected one of them"));
             }
-            (None, None) => faults.error(at, "neither url nor file says where the keys are: expected one of them"),
-            (Some(_), Some(_)) => faults.error(at, "both url and file say where the keys are: expected one of them"),
+            _ => faults.error(at, format!("{} say where the keys are: expected one of them", given.join(", "))),
+        }
+        match &self.discovery {
+            Some(DiscoveryConfig::At(url)) => self.validate_url(url, &at.key("discovery"), at, faults),
+            Some(DiscoveryConfig::AtIssuer(true)) => match discovery::well_known(issuer) {
+                Ok(url) => self.validate_url(&url, &at.key("discovery"), at, faults),
+                Err(why) => faults.error(&at.key("discovery"), why),
+            },
+            Some(DiscoveryConfig::AtIssuer(false)) => {
+                faults.error(&at.key("discovery"), "false says nothing: expected true, a URL, or no discovery");
+            }
+            None => {}
+        }
+        if let Some(url) = &self.url {
+            self.validate_url(url, &at.key("url"), at, faults);
+        }
+        if self.file.as_ref().is_some_and(|file| file.as_os_str().is_empty()) {
+            faults.error(&at.key("file"), "a file name cannot be empty");
+        }
+        if let Some(keys) = &self.keys
+            && let Err(why) = keys.parse(algorithms)
+        {
+            faults.error(&at.key("keys"), why);
+        }
+        if self.ca.is_some() && self.url.is_none() && self.discovery.is_none() {
+            faults.error(&at.key("ca"), "has no meaning for keys that are not fetched");
         }
         within(self.refresh, Span::secs(1), Span::secs(86_400), &at.key("refresh"), faults);
+        if let Some(least) = self.refresh_min {
+            within(least, Span::secs(1), self.refresh.max(Span::secs(1)), &at.key("refresh_min"), faults);
+        }
         within(self.timeout, Span::millis(100), Span::secs(60), &at.key("timeout"), faults);
         within(self.wait, Span::secs(0), Span::secs(30), &at.key("wait"), faults);
         within(self.demand_every, Span::millis(100), Span::secs(3600), &at.key("demand_every"), faults);
@@ -321,15 +445,18 @@ impl JwksConfig {
         }
     }
 
-    fn validate_url(&self, url: &str, at: &Path, faults: &mut Faults) {
-        let here = at.key("url");
+    fn validate_url(&self, url: &str, here: &Path, at: &Path, faults: &mut Faults) {
         let parsed = match url.parse::<Uri>() {
             Ok(parsed) => parsed,
-            Err(error) => return faults.error(&here, format!("{url:?} is not a URL: {error}")),
+            Err(error) => return faults.error(here, format!("{url:?} is not a URL: {error}")),
         };
         // A password in a URL ends up in logs; JWK Sets are public anyway.
         if parsed.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return faults.error(&here, "a URL of keys holds no user name or password");
+            return faults.error(here, "a URL of keys holds no user name or password");
+        }
+        if url.len() > 2048 {
+            return faults
+                .error(here, format!("a URL of keys has at most 2048 characters, this one has {}", url.len()));
         }
         match (parsed.scheme_str(), parsed.host()) {
             (Some("https"), Some(_)) => {}
@@ -338,15 +465,16 @@ impl JwksConfig {
                 let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
                 if !loopback {
                     faults.warning(
-                        &here,
+                        here,
                         format!("{url} is fetched in cleartext: whoever is on the way chooses the keys"),
                     );
                 }
-                if self.ca.is_some() {
+                // Metadata in cleartext may still lead to keys behind TLS.
+                if self.ca.is_some() && self.discovery.is_none() {
                     faults.error(&at.key("ca"), "has no meaning for an http URL");
                 }
             }
-            _ => faults.error(&here, format!("{url:?} is not an absolute http or https URL")),
+            _ => faults.error(here, format!("{url:?} is not an absolute http or https URL")),
         }
     }
 }

@@ -1,17 +1,17 @@
-//! Reading an issuer's key set, from a URL or a file, within bounds of time and size.
+//! Reading an issuer's key set, by URL, by discovery or from a file, within bounds of time and size.
 //!
-//! One fetch is one connection: it is made, used and closed within the call, so nothing is left behind when the call is
+//! One document is one connection: it is made, used and closed within the call, so nothing is left behind when the call is
 //! dropped at its deadline. Redirects are refused, since whoever answers one would choose the keys; so is every status
 //! but 200. Time and size are bounded whatever the other side does.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, USER_AGENT};
-use http::{HeaderValue, Request, StatusCode, Uri};
+use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper::service::Service as _;
@@ -22,6 +22,8 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::discovery::{BadMetadata, Discovery};
+use crate::freshness;
 use crate::jwk::BadKeySet;
 
 /// Why a key set could not be read.
@@ -41,12 +43,16 @@ pub(crate) enum FetchFault {
     File { path: String, cause: io::Error },
     #[error(transparent)]
     Malformed(#[from] BadKeySet),
+    #[error(transparent)]
+    Metadata(#[from] BadMetadata),
+    #[error("of the metadata: {0}")]
+    OfMetadata(Box<Self>),
 }
 
 impl FetchFault {
     /// Every value of [`Self::slug`].
-    pub(crate) const SLUGS: [&'static str; 7] =
-        ["timeout", "connect", "transfer", "status", "too-large", "file", "malformed"];
+    pub(crate) const SLUGS: [&'static str; 8] =
+        ["timeout", "connect", "transfer", "status", "too-large", "file", "malformed", "metadata"];
 
     /// The stable name, for metrics.
     pub(crate) const fn slug(&self) -> &'static str {
@@ -58,24 +64,45 @@ impl FetchFault {
             Self::TooLarge(_) => "too-large",
             Self::File { .. } => "file",
             Self::Malformed(_) => "malformed",
+            // Whatever kept the metadata from being read, it is there that the operator has to look.
+            Self::Metadata(_) | Self::OfMetadata(_) => "metadata",
         }
     }
+}
+
+/// A document, and for how long it says it is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    pub(crate) document: Bytes,
+    /// The answer's `max-age`, as it said it; see [`crate::freshness`].
+    pub(crate) max_age: Option<Duration>,
 }
 
 /// Where an issuer's keys are read.
 #[derive(Debug)]
 pub(crate) enum Source {
     Url(UrlSource),
+    /// Where the issuer's metadata say.
+    Discovered(Discovery),
     File(FileSource),
+    /// They stand in the configuration, and are read with it.
+    Inline,
 }
 
 impl Source {
-    /// Reads the document.
-    pub(crate) async fn read(&self) -> Result<Bytes, FetchFault> {
+    /// Reads the document, `now` being the time.
+    pub(crate) async fn read(&self, now: Instant) -> Result<Fetched, FetchFault> {
         let (deadline, outcome) = match self {
-            Self::Url(source) => (source.timeout, tokio::time::timeout(source.timeout, source.fetch()).await),
+            Self::Url(source) => {
+                let get = source.client.get(&source.url, Document::KeySet);
+                (source.client.timeout, tokio::time::timeout(source.client.timeout, get).await)
+            }
+            Self::Discovered(discovery) => {
+                (discovery.timeout(), tokio::time::timeout(discovery.timeout(), discovery.read(now)).await)
+            }
             // A file may be a pipe, or lie on a network that is down.
             Self::File(source) => (source.timeout, tokio::time::timeout(source.timeout, source.read()).await),
+            Self::Inline => return std::future::pending().await,
         };
         outcome.unwrap_or(Err(FetchFault::Timeout(deadline)))
     }
@@ -84,7 +111,9 @@ impl Source {
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Url(source) => source.url.to_string(),
+            Self::Discovered(discovery) => discovery.describe(),
             Self::File(source) => source.path.display().to_string(),
+            Self::Inline => "the configuration".into(),
         }
     }
 }
@@ -93,27 +122,49 @@ impl Source {
 #[derive(Debug)]
 pub(crate) struct UrlSource {
     url: Uri,
-    host: HeaderValue,
-    connector: TowerToHyperService<HttpsConnector<HttpConnector>>,
-    timeout: Duration,
-    max_size: usize,
+    client: HttpClient,
 }
 
 impl UrlSource {
-    /// A source at `url`, trusting `roots`. The error says what is wrong with the URL.
-    pub(crate) fn new(
-        url: &str,
-        roots: Arc<RootCertStore>,
-        timeout: Duration,
-        max_size: usize,
-    ) -> Result<Self, String> {
+    /// A source at `url`. The error says what is wrong with the URL.
+    pub(crate) fn new(url: &str, client: HttpClient) -> Result<Self, String> {
         let url: Uri = url.parse().map_err(|error| format!("{url:?} is not a URL: {error}"))?;
-        let authority = url.authority().ok_or_else(|| format!("{url} names no host"))?;
-        let host = HeaderValue::try_from(authority.as_str()).map_err(|_| format!("{url} names no host"))?;
+        Ok(Self { url, client })
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Document {
+    KeySet,
+    Metadata,
+}
+
+impl Document {
+    const fn accept(self) -> &'static str {
+        match self {
+            Self::KeySet => "application/jwk-set+json, application/json",
+            Self::Metadata => "application/json",
+        }
+    }
+}
+
+/// Gets documents of one issuer, each over a connection of its own.
+#[derive(Debug)]
+pub(crate) struct HttpClient {
+    connector: TowerToHyperService<HttpsConnector<HttpConnector>>,
+    /// The time for all that one attempt takes. It is the caller who keeps it.
+    pub(crate) timeout: Duration,
+    max_size: usize,
+}
+
+impl HttpClient {
+    /// A client that trusts `roots`, and takes documents of at most `max_size` bytes.
+    pub(crate) fn new(roots: Arc<RootCertStore>, timeout: Duration, max_size: usize) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| format!("no TLS for {url}: {error}"))?
+            .map_err(|error| format!("no TLS: {error}"))?
             .with_root_certificates(roots)
             .with_no_client_auth();
         let mut tcp = HttpConnector::new();
@@ -122,20 +173,22 @@ impl UrlSource {
         tcp.set_connect_timeout(Some(timeout));
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-        Ok(Self { url, host, connector: TowerToHyperService::new(connector), timeout, max_size })
+        Ok(Self { connector: TowerToHyperService::new(connector), timeout, max_size })
     }
 
-    async fn fetch(&self) -> Result<Bytes, FetchFault> {
-        let io = self.connector.call(self.url.clone()).await.map_err(|error| FetchFault::Connect(chain(&*error)))?;
+    /// Gets what is at `url`, within the bound of size and without one of time.
+    pub(crate) async fn get(&self, url: &Uri, wanted: Document) -> Result<Fetched, FetchFault> {
+        let authority = url.authority().map_or("", |authority| authority.as_str());
+        let io = self.connector.call(url.clone()).await.map_err(|error| FetchFault::Connect(chain(&*error)))?;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(64 * 1024)
             .handshake(io)
             .await
             .map_err(|error| FetchFault::Connect(chain(&error)))?;
-        let path = self.url.path_and_query().map_or("/", |path| path.as_str());
+        let path = url.path_and_query().map_or("/", |path| path.as_str());
         let request = Request::get(path)
-            .header(HOST, &self.host)
-            .header(ACCEPT, "application/jwk-set+json, application/json")
+            .header(HOST, authority)
+            .header(ACCEPT, wanted.accept())
             .header(USER_AGENT, "sluice")
             .body(Empty::<Bytes>::new())
             .map_err(|error| FetchFault::Transfer(error.to_string()))?;
@@ -144,7 +197,8 @@ impl UrlSource {
             if response.status() != StatusCode::OK {
                 return Err(FetchFault::Status(response.status()));
             }
-            self.collect(response.into_body()).await
+            let max_age = freshness::max_age(response.headers());
+            Ok(Fetched { document: self.collect(response.into_body()).await?, max_age })
         };
         // The connection is driven here and not by a task of its own; when it ends first, what it read is still there for
         // the exchange to take.
@@ -194,7 +248,7 @@ impl FileSource {
         Self { path, timeout, max_size }
     }
 
-    async fn read(&self) -> Result<Bytes, FetchFault> {
+    async fn read(&self) -> Result<Fetched, FetchFault> {
         use tokio::io::AsyncReadExt as _;
         let fault = |cause| FetchFault::File { path: self.path.display().to_string(), cause };
         let file = tokio::fs::File::open(&self.path).await.map_err(fault)?;
@@ -204,7 +258,7 @@ impl FileSource {
         if document.len() > self.max_size {
             return Err(FetchFault::TooLarge(self.max_size));
         }
-        Ok(document.into())
+        Ok(Fetched { document: document.into(), max_age: None })
     }
 
     /// The file's stamp now; `None` where there is no file.

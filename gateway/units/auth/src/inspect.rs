@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use sluice_vocabulary::ports::Inspect;
 
 use crate::algorithm::Algorithm;
+use crate::fetch::Source;
 use crate::issuer::Issuer;
 use crate::metrics::KeyAges;
 use crate::unit::{Core, Handle};
@@ -40,18 +41,31 @@ fn inspect_issuer(core: &Core, issuer: &Issuer) -> Value {
     let left_out: Vec<_> =
         keys.iter().flat_map(|set| set.left_out()).map(|(kid, cause)| json!({ "kid": kid, "cause": cause })).collect();
     let health = match (&record.error, key_list.is_empty()) {
+        (_, false) if record.restored => "on kept keys",
         (None, false) => "ready",
         (Some(_), false) => "on last good keys",
-        (_, true) if record.attempts == 0 => "starting",
+        (_, true) if !issuer.keyring.is_settled() => "starting",
         (_, true) => "without keys",
+    };
+    let place = match &issuer.source {
+        Source::Discovered(discovery) => discovery.place(),
+        Source::Url(_) | Source::File(_) | Source::Inline => None,
+    };
+    let kept = match (&issuer.shelf, &record.unkept) {
+        (None, _) => json!(null),
+        (Some(_), Some(why)) => json!({ "error": &**why }),
+        (Some(shelf), None) => json!({ "file": shelf.path() }),
     };
     json!({
         "issuer": issuer.config.issuer,
         "health": health,
         "source": issuer.source.describe(),
+        "discovered": place,
         "keys": key_list,
         "left_out": left_out,
         "heard_seconds_ago": record.heard.map(|heard| now.saturating_duration_since(heard).as_secs()),
+        "stale_in_seconds": issuer.until_stale(now).map(|left| left.as_secs()),
+        "kept": kept,
         "next_fetch_in_seconds": record.next.map(|next| next.saturating_duration_since(now).as_secs()),
         "in_flight": record.in_flight,
         "fetches": record.attempts,

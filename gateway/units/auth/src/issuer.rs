@@ -2,14 +2,18 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustls::RootCertStore;
 use sluice_vocabulary::IssuerName;
+use sluice_vocabulary::clock::Clock;
 
 use crate::algorithm::AlgorithmSet;
 use crate::claims::Rules;
-use crate::config::IssuerConfig;
-use crate::fetch::{self, FileSource, Source, UrlSource};
+use crate::config::{DiscoveryConfig, IssuerConfig};
+use crate::discovery::{self, Discovery};
+use crate::disk::Shelf;
+use crate::fetch::{self, FileSource, HttpClient, Source, UrlSource};
 use crate::keyring::Keyring;
 use crate::metrics::IssuerMetrics;
 
@@ -24,35 +28,61 @@ pub(crate) struct Issuer {
     pub(crate) rules: Rules,
     pub(crate) source: Source,
     pub(crate) keyring: Keyring,
+    /// Where its keys are kept for the next process, if they are.
+    pub(crate) shelf: Option<Arc<Shelf>>,
     pub(crate) metrics: IssuerMetrics,
 }
 
 impl Issuer {
-    /// Compiles a validated configuration; reads the CA file if there is one. `system_roots` is called when the system's
-    /// are needed. The error is fit for the operator and is about the section `jwks`.
+    /// Compiles a validated configuration; reads the CA file if there is one. Its keys are kept in `state_dir`, if any.
+    /// `system_roots` is called when the system's are needed. The error is fit for the operator and is about the section
+    /// `jwks`.
     pub(crate) fn new(
         id: u64,
         name: IssuerName,
         config: IssuerConfig,
         base_dir: &Path,
+        state_dir: Option<&Path>,
         system_roots: &mut dyn FnMut() -> Result<Arc<RootCertStore>, String>,
         metrics: IssuerMetrics,
     ) -> Result<Self, String> {
         let jwks = &config.jwks;
-        let max_size = jwks.max_size.as_usize();
-        let source = match (&jwks.url, &jwks.file) {
-            (Some(url), _) => {
-                let roots = match &jwks.ca {
-                    Some(ca) => Arc::new(fetch::roots_from_file(&base_dir.join(ca))?),
-                    // Roots cost tens of milliseconds to read, which a cleartext URL need not pay.
-                    None if url.starts_with("http:") => Arc::new(RootCertStore::empty()),
-                    None => system_roots()?,
-                };
-                Source::Url(UrlSource::new(url, roots, jwks.timeout.get(), max_size)?)
-            }
-            (None, Some(file)) => Source::File(FileSource::new(base_dir.join(file), jwks.timeout.get(), max_size)),
-            (None, None) => return Err("neither url nor file says where the keys are".into()),
+        let (timeout, max_size) = (jwks.timeout.get(), jwks.max_size.as_usize());
+        let metadata = match &jwks.discovery {
+            Some(DiscoveryConfig::At(url)) => Some(url.clone()),
+            Some(DiscoveryConfig::AtIssuer(_)) => Some(discovery::well_known(&config.issuer)?),
+            None => None,
         };
+        let mut client = |cleartext: bool| {
+            let roots = match &jwks.ca {
+                Some(ca) => Arc::new(fetch::roots_from_file(&base_dir.join(ca))?),
+                // Roots cost tens of milliseconds to read, which a cleartext URL need not pay.
+                None if cleartext => Arc::new(RootCertStore::empty()),
+                None => system_roots()?,
+            };
+            HttpClient::new(roots, timeout, max_size)
+        };
+        let mut keyring = Keyring::new(jwks.demand_every.get(), jwks.demand_burst);
+        let source = if let Some(url) = metadata {
+            // Cleartext metadata may lead to keys behind TLS.
+            Source::Discovered(Discovery::new(&url, &config.issuer, client(false)?, jwks.stale.get())?)
+        } else if let Some(url) = &jwks.url {
+            Source::Url(UrlSource::new(url, client(url.starts_with("http:"))?)?)
+        } else if let Some(file) = &jwks.file {
+            Source::File(FileSource::new(base_dir.join(file), timeout, max_size))
+        } else if let Some(keys) = &jwks.keys {
+            keyring = Keyring::fixed(keys.parse(&config.algorithms)?);
+            Source::Inline
+        } else {
+            return Err("nothing says where the keys are".into());
+        };
+        // What is in a file or in the configuration is on disk already.
+        let fetched = matches!(source, Source::Url(_) | Source::Discovered(_));
+        let shelf = state_dir.filter(|_| fetched).map(|folder| {
+            let ca = jwks.ca.as_ref().map_or("".into(), |ca| format!(" by {}", ca.display()));
+            let origin = format!("{}{ca}", source.describe());
+            Arc::new(Shelf::new(folder, &name, config.issuer.clone(), origin, max_size))
+        });
         let audiences = (!config.dangerously_accept_any_audience)
             .then(|| config.audiences.iter().map(|audience| audience.as_str().into()).collect());
         Ok(Self {
@@ -61,7 +91,8 @@ impl Issuer {
             algorithms: config.algorithms.iter().collect(),
             rules: Rules { audiences, leeway: config.leeway.get().as_secs() },
             source,
-            keyring: Keyring::new(jwks.demand_every.get(), jwks.demand_burst),
+            keyring,
+            shelf,
             metrics,
             config,
         })
@@ -70,6 +101,36 @@ impl Issuer {
     /// Whether `other` reads the same keys from the same place, and may differ in all else.
     pub(crate) fn has_same_keys_as(&self, other: &Self) -> bool {
         let (own, others) = (&self.config.jwks, &other.config.jwks);
-        (&own.url, &own.file, &own.ca) == (&others.url, &others.file, &others.ca) && self.algorithms == other.algorithms
+        (&own.discovery, &own.url, &own.file, &own.keys, &own.ca)
+            == (&others.discovery, &others.url, &others.file, &others.keys, &others.ca)
+            && (own.discovery.is_none() || self.config.issuer == other.config.issuer)
+            && self.algorithms == other.algorithms
+    }
+
+    /// Takes the keys that an earlier process kept, if there are any and they may still be used, to hold them ready.
+    pub(crate) fn restore(&self, clock: &dyn Clock) {
+        let Some(shelf) = &self.shelf else { return };
+        let stale = self.config.jwks.stale.get();
+        match shelf.load(clock.unix_seconds(), stale, self.algorithms) {
+            Ok(Some(kept)) => {
+                // A moment before the machine's own beginning may not be expressible; then they are not used.
+                if let Some(heard) = clock.now().checked_sub(kept.age) {
+                    self.keyring.hold(kept.keys, heard, heard + stale);
+                }
+            }
+            Ok(None) => {}
+            Err(fault) => {
+                let file = shelf.path().display();
+                tracing::warn!(issuer = %self.name, %file, cause = %fault, "kept keys are not used");
+            }
+        }
+    }
+
+    /// For how long the keys may still be used if the issuer is not heard again; `None` where that has no end, or there
+    /// are none.
+    pub(crate) fn until_stale(&self, now: Instant) -> Option<Duration> {
+        let heard = self.keyring.record().heard?;
+        self.keyring.keys().as_ref()?;
+        Some(self.config.jwks.stale.get().saturating_sub(now.saturating_duration_since(heard)))
     }
 }

@@ -4,10 +4,10 @@
 //! nothing else can make, or a refusal that says to the client what RFC 6750 says, and to the operator why.
 //!
 //! The way in reading order: what may be configured ([`config`]) and the algorithms there are; how a token is found
-//! (`bearer`) and read (`base64url`, `strict_json`, `scan`, `jws`), and what its `claims` must say; the issuer's keys, as published
-//! (`jwk`), fetched (`fetch`), and held (`keyring`, `issuer`); the `cache` of tokens already verified; what a route
-//! asks (`policy`), and the one place that decides (`verify`); what a refused client is told (`challenge`); and the unit's
-//! outside: [`Unit`], [`Handle`], [`AuthTask`].
+//! (`bearer`) and read (`base64url`, `scan`, `jws`), and what its `claims` must say; the issuer's keys, as published (`jwk`,
+//! `strict_json`), found (`discovery`), fetched (`fetch`, `freshness`), held (`keyring`, `issuer`) and kept (`disk`); the
+//! `cache` of tokens already verified; what a route asks (`policy`), and the one place that decides (`verify`); what a
+//! refused client is told (`challenge`); and the unit's outside: [`Unit`], [`Handle`], [`AuthTask`].
 //!
 //! What is absent on purpose: symmetric algorithms and `none`, keys from tokens, a lock that all requests share, and any
 //! call to an issuer on the path of a request whose key is at hand.
@@ -19,8 +19,11 @@ mod cache;
 mod challenge;
 mod claims;
 pub mod config;
+mod discovery;
+mod disk;
 mod error;
 mod fetch;
+mod freshness;
 #[doc(hidden)]
 pub mod fuzz;
 mod inspect;
@@ -35,11 +38,13 @@ mod strict_json;
 mod task;
 mod unit;
 #[cfg(test)]
+mod key_vectors;
+#[cfg(test)]
 mod vectors;
 mod verify;
 
 pub use algorithm::Algorithm;
-pub use config::{AddressBudget, Config, IssuerConfig, JwksConfig, RouteAuth, Scopes};
+pub use config::{AddressBudget, Config, DiscoveryConfig, InlineKeys, IssuerConfig, JwksConfig, RouteAuth, Scopes};
 pub use policy::{Policy, StrippedHeaders};
 pub use task::AuthTask;
 pub use unit::{Deps, Handle, Prepared, Unit};

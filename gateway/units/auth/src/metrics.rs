@@ -48,6 +48,8 @@ pub(crate) struct Metrics {
     verifications: Family<Outcome, Counter>,
     fetches: Family<Outcome, Counter>,
     keys: Family<OfIssuer, Gauge>,
+    up: Family<OfIssuer, Gauge>,
+    unkept: Family<OfIssuer, Counter>,
     pub(crate) cache: CacheMetrics,
     /// Requests of which no issuer is known.
     pub(crate) anonymous: Verifications,
@@ -70,6 +72,8 @@ impl Metrics {
             verifications,
             fetches: Family::default(),
             keys: Family::default(),
+            up: Family::default(),
+            unkept: Family::default(),
             cache: CacheMetrics::default(),
         };
         registry.register(
@@ -83,6 +87,16 @@ impl Metrics {
             metrics.fetches.clone(),
         );
         registry.register("keys", "Usable keys of an issuer", metrics.keys.clone());
+        registry.register(
+            "issuer_up",
+            "Whether the last attempt to read an issuer's keys went well (1) or not (0)",
+            metrics.up.clone(),
+        );
+        registry.register(
+            "keys_not_kept",
+            "Times that an issuer's keys could not be written to the state folder",
+            metrics.unkept.clone(),
+        );
         let cache = &metrics.cache;
         registry.register("token_cache_hits", "Tokens found among those already verified", cache.hits.clone());
         registry.register("token_cache_misses", "Tokens not found among those already verified", cache.misses.clone());
@@ -97,12 +111,15 @@ impl Metrics {
 
     /// The handles of one issuer.
     pub(crate) fn issuer(&self, name: &str) -> IssuerMetrics {
+        let of = || OfIssuer { issuer: name.into() };
         let fetch = |outcome| self.fetches.get_or_create(&Outcome { issuer: name.into(), outcome }).clone();
         IssuerMetrics {
             verifications: Verifications::new(&self.verifications, name),
             fetched: fetch("ok"),
             fetch_failures: FetchFault::SLUGS.map(fetch),
-            keys: self.keys.get_or_create(&OfIssuer { issuer: name.into() }).clone(),
+            keys: self.keys.get_or_create(&of()).clone(),
+            up: self.up.get_or_create(&of()).clone(),
+            unkept: self.unkept.get_or_create(&of()).clone(),
         }
     }
 
@@ -115,7 +132,10 @@ impl Metrics {
         for outcome in FetchFault::SLUGS.into_iter().chain(["ok"]) {
             self.fetches.remove(&Outcome { issuer: name.into(), outcome });
         }
-        self.keys.remove(&OfIssuer { issuer: name.into() });
+        let issuer = OfIssuer { issuer: name.into() };
+        self.keys.remove(&issuer);
+        self.up.remove(&issuer);
+        self.unkept.remove(&issuer);
     }
 }
 
@@ -150,14 +170,18 @@ pub(crate) struct IssuerMetrics {
     fetched: Counter,
     fetch_failures: [Counter; FetchFault::SLUGS.len()],
     pub(crate) keys: Gauge,
+    pub(crate) up: Gauge,
+    pub(crate) unkept: Counter,
 }
 
 impl IssuerMetrics {
     pub(crate) fn fetched(&self) {
         self.fetched.inc();
+        self.up.set(1);
     }
 
     pub(crate) fn fetch_failed(&self, fault: &FetchFault) {
+        self.up.set(0);
         if let Some(index) = FetchFault::SLUGS.iter().position(|slug| *slug == fault.slug()) {
             self.fetch_failures[index].inc();
         }

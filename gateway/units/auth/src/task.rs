@@ -1,17 +1,19 @@
 //! The unit's background work: keeping every issuer's keys fresh, ahead of need.
 //!
 //! One keeper per issuer reads its keys at once, then at every refresh, sooner when a request or an operator asks or a
-//! file changes, and after failures at growing intervals from 1 s to 1 min. Keys of an issuer that has not been heard for
-//! its stale window are withdrawn. All keepers end with the task.
+//! file changes, and after failures at growing intervals from 1 s to 1 min. What it reads is kept on disk, if a folder is
+//! given. Keys of an earlier process are put in force when the first attempt fails or takes long; keys of an issuer that
+//! has not been heard for its stale window are withdrawn. All keepers end with the task.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bytes::Bytes;
 use sluice_vocabulary::unit::{BoxFuture, Health, State, Stop, Task};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::fetch::{FetchFault, Source};
+use crate::fetch::Source;
 use crate::issuer::Issuer;
 use crate::jwk::KeySet;
 use crate::unit::Core;
@@ -21,6 +23,13 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// How often a file is looked at for a change.
 const FILE_POLL: Duration = Duration::from_secs(1);
+
+/// How long keys of an earlier process are held back for the issuer's answer: it may have withdrawn one meanwhile. Shorter
+/// than requests wait by default.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// How long a write to disk may take.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often what has expired is dropped from the cache. It is not found there anyway; this gives its memory back.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -88,13 +97,19 @@ async fn run(core: Arc<Core>, mut stop: Stop) {
 
 /// Keeps one issuer's keys fresh, for ever.
 async fn keep(core: Arc<Core>, issuer: Arc<Issuer>) {
+    if matches!(issuer.source, Source::Inline) {
+        issuer.metrics.up.set(1);
+        issuer.metrics.keys.set(issuer.keyring.keys().as_ref().map_or(0, |keys| count(keys)));
+        core.tell_health();
+        return std::future::pending().await;
+    }
     loop {
         // Taken before reading: a change during the read is then seen as one.
         let stamp = match &issuer.source {
             Source::File(file) => file.stamp().await,
-            Source::Url(_) => None,
+            Source::Url(_) | Source::Discovered(_) | Source::Inline => None,
         };
-        let delay = attempt(&core, &issuer).await;
+        let delay = while_time_passes(&core, &issuer, attempt(&core, &issuer)).await;
         issuer.keyring.due(core.clock.now() + delay);
         let file_changed = async {
             let Source::File(file) = &issuer.source else { return std::future::pending().await };
@@ -105,10 +120,45 @@ async fn keep(core: Arc<Core>, issuer: Arc<Issuer>) {
                 }
             }
         };
+        let next = async {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = issuer.keyring.requested() => {}
+                () = file_changed => {}
+            }
+        };
+        while_time_passes(&core, &issuer, next).await;
+    }
+}
+
+/// Does `work`, and meanwhile to the keys what comes with time alone: those of an earlier process are put in force when
+/// the issuer is slow to answer, and those that become stale are withdrawn.
+async fn while_time_passes<T>(core: &Core, issuer: &Issuer, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        let hold = async {
+            if !issuer.keyring.is_holding() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(HOLD).await;
+        };
+        let window = async {
+            match issuer.until_stale(core.clock.now()) {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(delay) => {}
-            () = issuer.keyring.requested() => {}
-            () = file_changed => {}
+            biased;
+            done = &mut work => return done,
+            () = hold => {
+                issuer.keyring.release(core.clock.now());
+                tell_release(core, issuer);
+            }
+            () = window => {
+                drop_if_stale(core, issuer);
+                core.tell_health();
+            }
         }
     }
 }
@@ -117,19 +167,23 @@ async fn keep(core: Arc<Core>, issuer: Arc<Issuer>) {
 async fn attempt(core: &Core, issuer: &Issuer) -> Duration {
     issuer.keyring.begin();
     let before = issuer.keyring.record();
-    let outcome = issuer
-        .source
-        .read()
-        .await
-        .and_then(|document| KeySet::parse(&document, issuer.algorithms).map_err(FetchFault::from));
+    let outcome = issuer.source.read(core.clock.now()).await.and_then(|fetched| {
+        let keys = KeySet::parse(&fetched.document, issuer.algorithms)?;
+        Ok((keys, fetched))
+    });
     let now = core.clock.now();
-    let (withdrew, delay) = match outcome {
-        Ok(keys) => {
+    let delay = match outcome {
+        Ok((keys, fetched)) => {
             tell_keys(issuer, &keys, before.failures);
             issuer.metrics.fetched();
-            issuer.metrics.keys.set(i64::try_from(keys.keys().len()).unwrap_or(i64::MAX));
-            let refresh = issuer.config.jwks.refresh.get();
-            (issuer.keyring.finish(Ok(keys), now), jittered(core, refresh, refresh / 10))
+            issuer.metrics.keys.set(count(&keys));
+            if issuer.keyring.finish(Ok(keys), now) {
+                sweep(core);
+            }
+            // Whoever waits for the keys need not wait for the disk.
+            core.tell_health();
+            keep_on_disk(core, issuer, fetched.document).await;
+            until_refresh(core, issuer.config.jwks.refresh_bounds(), fetched.max_age)
         }
         Err(fault) => {
             if before.failures == 0 {
@@ -137,25 +191,60 @@ async fn attempt(core: &Core, issuer: &Issuer) -> Duration {
                 tracing::warn!(issuer = %issuer.name, source = issuer.source.describe(), error = %fault, "keys cannot be read");
             }
             issuer.metrics.fetch_failed(&fault);
+            let held = issuer.keyring.is_holding();
             issuer.keyring.finish(Err(&fault), now);
-            let stale = is_stale(issuer, before.heard, now) && issuer.keyring.drop_keys();
-            if stale {
-                tracing::error!(issuer = %issuer.name, "keys are stale and no longer used");
-                issuer.metrics.keys.set(0);
+            if held {
+                tell_release(core, issuer);
             }
+            drop_if_stale(core, issuer);
             let retry = retry_after(before.failures).min(issuer.config.jwks.refresh.get());
-            (stale, jittered(core, retry, retry / 4))
+            retry + chance(core, retry / 4)
         }
     };
-    if withdrew {
-        core.world.load().shared.cache.sweep(core.clock.unix_seconds());
-    }
     core.tell_health();
     delay
 }
 
-fn is_stale(issuer: &Issuer, heard: Option<Instant>, now: Instant) -> bool {
-    heard.is_some_and(|heard| now.saturating_duration_since(heard) >= issuer.config.jwks.stale.get())
+/// Keeps `document`, which the issuer gave just now, for the next process.
+async fn keep_on_disk(core: &Core, issuer: &Issuer, document: Bytes) {
+    let Some(shelf) = issuer.shelf.clone() else { return };
+    let heard = core.clock.unix_seconds();
+    let writing = tokio::task::spawn_blocking(move || shelf.store(&document, heard));
+    let outcome = match tokio::time::timeout(STORE_TIMEOUT, writing).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err("the write ended early".into()),
+        Err(_) => Err(format!("the disk did not take them within {STORE_TIMEOUT:?}")),
+    };
+    if let Err(why) = &outcome {
+        issuer.metrics.unkept.inc();
+        if issuer.keyring.record().unkept.is_none() {
+            tracing::warn!(issuer = %issuer.name, error = why, "keys are not kept for a restart");
+        }
+    }
+    issuer.keyring.note_keeping(outcome);
+}
+
+/// Withdraws the keys if their issuer was not heard for its stale window.
+fn drop_if_stale(core: &Core, issuer: &Issuer) {
+    if issuer.until_stale(core.clock.now()).is_some_and(|left| left.is_zero()) && issuer.keyring.drop_keys() {
+        tracing::error!(issuer = %issuer.name, "keys are stale and no longer used");
+        issuer.metrics.keys.set(0);
+        sweep(core);
+    }
+}
+
+/// Gives back the memory of tokens whose keys are withdrawn. They are not found any more as it is.
+fn sweep(core: &Core) {
+    core.world.load().shared.cache.sweep(core.clock.unix_seconds());
+}
+
+/// The time to the next regular attempt after one that went well: as the answer said within `bounds`, or their upper one,
+/// and up to a tenth less, so that many gateways do not ask at one time. Never more, since it is what bounds how long a
+/// new key can stay unknown and an old one good.
+fn until_refresh(core: &Core, bounds: (Duration, Duration), max_age: Option<Duration>) -> Duration {
+    let (least, most) = bounds;
+    let wanted = max_age.map_or(most, |age| age.clamp(least, most));
+    wanted - chance(core, wanted / 10)
 }
 
 /// The time to the next attempt after one that failed, `failures` having failed before it.
@@ -163,10 +252,24 @@ fn retry_after(failures: u32) -> Duration {
     FIRST_RETRY.saturating_mul(1 << failures.min(6)).min(LAST_RETRY)
 }
 
-/// `base` and up to `extra` more, so that many gateways do not ask at one time.
-fn jittered(core: &Core, base: Duration, extra: Duration) -> Duration {
-    let bound = u64::try_from(extra.as_millis()).unwrap_or(u64::MAX);
-    base + Duration::from_millis(core.random.below(bound))
+/// Any time below `bound`.
+fn chance(core: &Core, bound: Duration) -> Duration {
+    Duration::from_millis(core.random.below(u64::try_from(bound.as_millis()).unwrap_or(u64::MAX)))
+}
+
+fn count(keys: &KeySet) -> i64 {
+    i64::try_from(keys.keys().len()).unwrap_or(i64::MAX)
+}
+
+/// Says that keys of an earlier process are in force, if they are.
+fn tell_release(core: &Core, issuer: &Issuer) {
+    if let Some(keys) = issuer.keyring.keys().as_ref()
+        && issuer.keyring.record().restored
+    {
+        tracing::warn!(issuer = %issuer.name, "the issuer is not heard: using keys that an earlier process kept");
+        issuer.metrics.keys.set(count(keys));
+    }
+    core.tell_health();
 }
 
 /// Says in the log which keys came and went, and what could not be used.

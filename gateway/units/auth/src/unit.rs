@@ -118,7 +118,7 @@ pub struct Handle {
 impl Handle {
     /// Checks and compiles a configuration, without putting it in force. Issuers that did not change keep their keys,
     /// their health and their cached tokens; those whose rules alone changed keep their
-    /// keys. Reads CA files, so it is not for a service thread. The error holds every fault; paths begin at `auth` and
+    /// keys. Reads CA files and kept keys, so it is not for a service thread. The error holds every fault; paths begin at `auth` and
     /// `issuers`. What is merely risky is told by the configurations' own `validate`.
     pub fn prepare(
         &self,
@@ -140,17 +140,20 @@ impl Handle {
             // Once for all issuers.
             roots.get_or_insert_with(|| fetch::system_roots().map(Arc::new)).clone()
         };
+        let state_dir = config.state_dir.as_ref().map(|folder| self.core.base_dir.join(folder));
+        let same_state_dir = old.config.state_dir == config.state_dir;
         let mut compiled = BTreeMap::new();
         for (name, wanted) in issuers {
-            if let Some(same) = old.issuers.get(name).filter(|issuer| issuer.config == *wanted) {
+            if let Some(same) = old.issuers.get(name).filter(|issuer| issuer.config == *wanted && same_state_dir) {
                 compiled.insert(name.clone(), Arc::clone(same));
                 continue;
             }
             let id = self.core.next_issuer.fetch_add(1, Ordering::Relaxed);
             let metrics = self.core.metrics.issuer(name.as_str());
-            let made = Issuer::new(id, name.clone(), wanted.clone(), &self.core.base_dir, &mut system_roots, metrics);
-            match made {
+            let (base_dir, state_dir) = (&*self.core.base_dir, state_dir.as_deref());
+            match Issuer::new(id, name.clone(), wanted.clone(), base_dir, state_dir, &mut system_roots, metrics) {
                 Ok(issuer) => {
+                    issuer.restore(&*self.core.clock);
                     compiled.insert(name.clone(), Arc::new(issuer));
                 }
                 Err(why) => faults.error(&Path::root().key("issuers").key(name.as_str()).key("jwks"), why),
@@ -305,28 +308,13 @@ impl Core {
     /// issuers, work all the same.
     pub(crate) fn tell_health(&self) {
         let world = self.world.load();
-        let untried = |issuer: &Arc<Issuer>| {
-            let record = issuer.keyring.record();
-            record.heard.is_none() && record.error.is_none()
-        };
-        if self.health.get() == State::Starting && world.issuers.values().any(untried) {
+        if self.health.get() == State::Starting && !world.issuers.values().all(|issuer| issuer.keyring.is_settled()) {
             return;
         }
         let complaints: Vec<_> = world
             .issuers
             .values()
-            .filter_map(|issuer| {
-                let record = issuer.keyring.record();
-                match (issuer.keyring.keys().as_ref(), &record.error) {
-                    (None, Some(error)) => Some(format!("issuer {}: no keys: {error}", issuer.name)),
-                    (None, None) => Some(format!("issuer {}: its keys are not read yet", issuer.name)),
-                    (Some(keys), _) if keys.keys().is_empty() => {
-                        Some(format!("issuer {}: its key set holds no usable key", issuer.name))
-                    }
-                    (Some(_), Some(error)) => Some(format!("issuer {}: on its last good keys: {error}", issuer.name)),
-                    (Some(_), None) => None,
-                }
-            })
+            .filter_map(|issuer| Some(format!("issuer {}: {}", issuer.name, issuer.keyring.complaint()?)))
             .collect();
         let state = if complaints.is_empty() { State::Ready } else { State::Degraded(complaints.join("; ")) };
         self.health.set(state);
