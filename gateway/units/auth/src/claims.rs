@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use sluice_vocabulary::{Identity, IssuerName};
 
 use crate::error::TokenFault;
+use crate::pointer::ClaimPath;
 
 /// The latest date taken: the end of the year 9999. A later one is milliseconds taken for seconds, or a token for ever.
 const LAST_DATE: f64 = 253_402_300_799.0;
@@ -44,9 +45,10 @@ impl Rules {
     }
 }
 
-/// Builds the identity that judged claims stand for.
+/// Builds the identity that judged claims stand for. Its scopes are in `scope_claim`, where the issuer has one.
 pub(crate) fn identity(
     issuer: &IssuerName,
+    scope_claim: Option<&ClaimPath>,
     claims: Map<String, Value>,
     expires_at: u64,
 ) -> Result<Identity, TokenFault> {
@@ -55,8 +57,12 @@ pub(crate) fn identity(
         Some(Value::String(subject)) => Some(subject.as_str().into()),
         Some(_) => return Err(TokenFault::ClaimForm("sub")),
     };
-    let scopes = scopes(&claims);
-    Ok(Identity { issuer: issuer.clone(), subject, scopes, expires_at, claims })
+    let mut identity = Identity { issuer: issuer.clone(), subject, scopes: Vec::new(), expires_at, claims };
+    identity.scopes = match scope_claim {
+        None => scopes(identity.claims.get("scope").or_else(|| identity.claims.get("scp"))),
+        Some(place) => scopes(place.find(&identity)),
+    };
+    Ok(identity)
 }
 
 fn judge_audience(claims: &Map<String, Value>, ours: &[Box<str>]) -> Result<(), TokenFault> {
@@ -76,7 +82,11 @@ fn judge_audience(claims: &Map<String, Value>, ours: &[Box<str>]) -> Result<(), 
 }
 
 /// A NumericDate (RFC 7519 section 2), if it is there, in whole seconds.
-fn date(claims: &Map<String, Value>, name: &'static str, round: fn(f64) -> f64) -> Result<Option<u64>, TokenFault> {
+pub(crate) fn date(
+    claims: &Map<String, Value>,
+    name: &'static str,
+    round: fn(f64) -> f64,
+) -> Result<Option<u64>, TokenFault> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let seconds = value.as_f64().ok_or(TokenFault::ClaimForm(name))?;
     if !(0.0..=LAST_DATE).contains(&seconds) || !value.is_number() {
@@ -86,10 +96,10 @@ fn date(claims: &Map<String, Value>, name: &'static str, round: fn(f64) -> f64) 
     Ok(Some(value.as_u64().unwrap_or(round(seconds) as u64)))
 }
 
-/// The scopes granted: `scope` as RFC 9068 section 2.2.3 writes it, or the array some issuers write there, or `scp` in
-/// either form. Anything else grants nothing.
-fn scopes(claims: &Map<String, Value>) -> Vec<Box<str>> {
-    match claims.get("scope").or_else(|| claims.get("scp")) {
+/// The scopes granted: a text as RFC 9068 section 2.2.3 writes it into `scope`, or the array that some issuers write.
+/// Anything else grants nothing.
+fn scopes(claim: Option<&Value>) -> Vec<Box<str>> {
+    match claim {
         Some(Value::String(list)) => list.split(' ').filter(|scope| !scope.is_empty()).map(Into::into).collect(),
         Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).map(Into::into).collect(),
         _ => Vec::new(),
@@ -172,8 +182,11 @@ mod tests {
 
     #[test]
     fn scopes_are_read_from_each_form_that_issuers_write() {
-        let of =
-            |claims: Value| scopes(claims.as_object().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let issuer = IssuerName::new("i").unwrap();
+        let of = |claims: Value| {
+            let identity = identity(&issuer, None, claims.as_object().unwrap().clone(), 1).unwrap();
+            identity.scopes.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
         assert_eq!(of(json!({"scope": "a  b:c "})), ["a", "b:c"]);
         assert_eq!(of(json!({"scope": ["a", "b c"]})), ["a", "b c"]);
         assert_eq!(of(json!({"scp": "a b"})), ["a", "b"]);
@@ -184,9 +197,27 @@ mod tests {
     }
 
     #[test]
+    fn a_configured_claim_grants_in_place_of_the_usual_ones() {
+        let issuer = IssuerName::new("i").unwrap();
+        let of = |place: &str, claims: Value| {
+            let place = ClaimPath::parse(place).unwrap();
+            let identity = identity(&issuer, Some(&place), claims.as_object().unwrap().clone(), 1).unwrap();
+            identity.scopes.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let claims = json!({"scope": "email", "realm_access": {"roles": ["a", "b"]}, "https://x/roles": "c d"});
+        assert_eq!(of("realm_access.roles", claims.clone()), ["a", "b"]);
+        assert_eq!(of("/realm_access/roles", claims.clone()), ["a", "b"]);
+        assert_eq!(of("/realm_access/roles/1", claims.clone()), ["b"]);
+        assert_eq!(of("https://x/roles", claims.clone()), ["c", "d"]);
+        for absent in ["realm_access", "/realm_access", "/roles", "roles"] {
+            assert!(of(absent, claims.clone()).is_empty(), "{absent}");
+        }
+    }
+
+    #[test]
     fn a_subject_is_text_or_the_token_is_refused() {
         let issuer = IssuerName::new("i").unwrap();
-        let of = |claims: Value| identity(&issuer, claims.as_object().unwrap().clone(), 1);
+        let of = |claims: Value| identity(&issuer, None, claims.as_object().unwrap().clone(), 1);
         assert_eq!(of(json!({"sub": "s"})).unwrap().subject.as_deref(), Some("s"));
         assert_eq!(of(json!({})).unwrap().subject, None);
         assert_eq!(of(json!({"sub": 7})), Err(TokenFault::ClaimForm("sub")));
