@@ -13,7 +13,7 @@ pub(crate) fn record(session: &Session, error: Option<&Error>, request: &Request
     let header = session.req_header();
     let (Some(arrived), Some(started_at)) = (&request.arrived, request.started_at) else { return };
     let trace_id = arrived.trace.trace_id();
-    let identity = request.verified.as_ref().map(sluice_auth::Verified::identity);
+    let identity = request.proof.as_ref().and_then(sluice_auth::Proof::identity);
     let error = error.map(ToString::to_string);
     request.snapshot.access_log.record(&AccessRecord {
         trace_id: Some(trace_id.as_str()),

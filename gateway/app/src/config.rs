@@ -232,6 +232,9 @@ impl RouteConfig {
             let names = whole.upstreams.keys().map(UpstreamName::as_str);
             known(upstream.as_str(), names, "upstream", "upstreams", &at.key("upstream"), faults);
         }
+        if let Some(auth) = &self.auth {
+            auth.validate(&at.key("auth"), faults);
+        }
         for (position, plugin) in self.plugins.iter().enumerate() {
             let names = whole.plugins.keys().map(PluginName::as_str);
             known(plugin.as_str(), names, "plugin", "plugins", &at.key("plugins").index(position), faults);

@@ -47,10 +47,8 @@ pub(crate) fn prepare(
         if let Some(host) = matched.rewrite_host() {
             headers.insert(header::HOST, host.clone());
         }
-        if let (Some(verified), Some(policy)) =
-            (&request.verified, request.route().and_then(|route| route.policy.as_ref()))
-        {
-            for (name, value) in policy.identity_headers(verified) {
+        if let (Some(proof), Some(policy)) = (&request.proof, request.route().and_then(|route| route.policy.as_ref())) {
+            for (name, value) in policy.identity_headers(proof) {
                 headers.insert(name, value);
             }
         }

@@ -32,7 +32,7 @@ pub(crate) fn rehearse(config: &Config, folder: &FilePath) -> Result<(), Vec<Fau
             for (index, route) in config.routes.iter().enumerate() {
                 if let Some(wanted) = &route.auth {
                     let at = Path::root().key("routes").index(index).key("auth");
-                    faults.extend(prepared.policy(wanted, &at).err().unwrap_or_default());
+                    faults.extend(prepared.policy(&route.name, wanted, &at).err().unwrap_or_default());
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! What the gateway knows of a request while it is under way: one typed slot per step, filled in order.
 //!
 //! A slot is empty until its step has been taken, and holds that step's proof afterwards: routing's [`Matched`], auth's
-//! [`Verified`], tenancy's [`Admitted`], the upstream's [`Chosen`]. Later steps ask for the proofs of earlier ones, so that no
+//! [`Proof`], tenancy's [`Admitted`], the upstream's [`Chosen`]. Later steps ask for the proofs of earlier ones, so that no
 //! step can be left out by mistake. Dropping the context gives everything back: the place in flight, the tenant's
 //! concurrency, the endpoint's connection.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue, Version};
 use pingora_http::RequestHeader;
-use sluice_auth::Verified;
+use sluice_auth::Proof;
 use sluice_downstream::ClientAddress;
 use sluice_plugins::{RequestHead, Visit};
 use sluice_resilience::{Deadlines, InFlight};
@@ -43,8 +43,8 @@ pub(crate) struct Request {
     pub(crate) arrived: Option<Arrived>,
     /// 2. Its route.
     pub(crate) matched: Option<Matched>,
-    /// 3. Who sent it, where the route asks.
-    pub(crate) verified: Option<Verified>,
+    /// 3. Who sent it, where the route asks: somebody, or nobody where that is enough.
+    pub(crate) proof: Option<Proof>,
     /// 4. Whose it is, and the leave to go on.
     pub(crate) tenant: Option<TenantId>,
     pub(crate) admitted: Option<Admitted>,
@@ -117,7 +117,7 @@ impl Request {
             _active: active,
             arrived: None,
             matched: None,
-            verified: None,
+            proof: None,
             tenant: None,
             admitted: None,
             sent_head: None,

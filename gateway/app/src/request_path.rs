@@ -89,17 +89,24 @@ impl RequestPath {
 
         // 3. Who sent it. A route with a policy goes no further without a proof.
         if let Some(policy) = &route.policy {
-            request.verified = Some(self.units.auth.authenticate(policy, &view).await?);
+            request.proof = Some(self.units.auth.authenticate(policy, &view).await?);
         }
 
         // 4. Whose it is: the identity's word counts first. Then whether that tenant may go on now.
-        let identity = request.verified.as_ref().map(|verified| &**verified.identity());
+        let identity = request.proof.as_ref().and_then(|proof| proof.identity()).map(|identity| &**identity);
         request.tenant = self.units.tenancy.identify(identity, &view)?;
         // Only where a token was checked can time have passed that matters.
-        let now = if request.verified.is_some() { self.units.clock.coarse() } else { request.started };
+        let now = if identity.is_some() { self.units.clock.coarse() } else { request.started };
         let admitted = self.units.tenancy.admit(request.tenant.as_ref(), now)?;
         request.answer_fields.extend(admitted.rate_limit_headers());
         request.admitted = Some(admitted);
+
+        // Now that it has served, a token is nobody else's to see, where the route says so.
+        if let (Some(policy), Some(proof)) = (&route.policy, &request.proof) {
+            for name in policy.withheld_headers(proof) {
+                session.req_header_mut().remove_header(name);
+            }
+        }
 
         // What this route's requests may cost from here on.
         if let Some(control) = session.digest().and_then(sluice_downstream::control) {
@@ -221,7 +228,8 @@ impl RequestPath {
         let Some((route, cluster)) = route.and_then(|route| Some((route, route.cluster.as_ref()?))) else {
             return Err(Refusal::new(Reason::Internal).internal("a request without a route that has an upstream"));
         };
-        if request.admitted.is_none() || (route.policy.is_some() && request.verified.is_none()) {
+        let is_shown = route.policy.as_ref().is_none_or(|policy| policy.is_met_by(request.proof.as_ref()));
+        if request.admitted.is_none() || !is_shown {
             return Err(Refusal::new(Reason::Internal).internal("a request that was not admitted"));
         }
         let header = session.req_header();

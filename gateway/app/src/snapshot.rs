@@ -201,7 +201,7 @@ fn compile(
     at: &Path,
     (auth, plugins, upstream): Prepared<'_>,
 ) -> Result<Route, Vec<Fault>> {
-    let policy = route.auth.as_ref().map(|wanted| auth.policy(wanted, &at.key("auth"))).transpose()?;
+    let policy = route.auth.as_ref().map(|wanted| auth.policy(&route.name, wanted, &at.key("auth"))).transpose()?;
     let chain = plugins.chain(&route.plugins, &at.key("plugins"))?;
     let cluster = route.upstream.as_ref().and_then(|name| upstream.cluster(name));
     let body_size = route.max_body.unwrap_or(config.downstream.limits.body_size);

@@ -15,21 +15,34 @@ pub struct Identity {
     /// Seconds since the Unix epoch after which it is no longer good.
     pub expires_at: u64,
     claims: Claims,
-    /// The scopes, where the issuer wrote them as an array.
-    listed_scopes: Box<[Box<str>]>,
+    scopes: Scopes,
+}
+
+/// Where an identity's scopes are.
+#[derive(Clone, PartialEq)]
+enum Scopes {
+    /// In the usual claim, as one text.
+    Spaced,
+    /// Here, since the issuer wrote them as an array or elsewhere.
+    Listed(Box<[Box<str>]>),
 }
 
 impl Identity {
     /// Who `claims` say it is, by `issuer`.
     pub fn new(issuer: IssuerName, claims: Claims, expires_at: u64) -> Self {
-        let listed_scopes = match scope_claim(&claims) {
+        let scopes = match scope_claim(&claims) {
             Some(Raw::Json(json)) if json.starts_with('[') => {
                 let elements: Vec<Value> = serde_json::from_str(json).unwrap_or_default();
-                elements.iter().filter_map(Value::as_str).map(Into::into).collect()
+                Scopes::Listed(elements.iter().filter_map(Value::as_str).map(Into::into).collect())
             }
-            _ => Box::default(),
+            _ => Scopes::Spaced,
         };
-        Self { issuer, expires_at, claims, listed_scopes }
+        Self { issuer, expires_at, claims, scopes }
+    }
+
+    /// The same with these scopes, whatever the usual claims say: its issuer writes them elsewhere.
+    pub fn with_scopes(issuer: IssuerName, claims: Claims, expires_at: u64, scopes: Box<[Box<str>]>) -> Self {
+        Self { issuer, expires_at, claims, scopes: Scopes::Listed(scopes) }
     }
 
     /// `sub`, if the token has one.
@@ -43,11 +56,12 @@ impl Identity {
     /// The scopes granted, in the token's order: `scope` as RFC 9068 section 2.2.3 writes it, or the array some issuers
     /// write there, or `scp` in either form. Anything else grants nothing.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        let spaced = match scope_claim(&self.claims) {
-            Some(Raw::Text(list)) => list,
-            _ => "",
+        let (spaced, listed) = match (&self.scopes, scope_claim(&self.claims)) {
+            (Scopes::Listed(listed), _) => ("", &**listed),
+            (Scopes::Spaced, Some(Raw::Text(spaced))) => (spaced, &[][..]),
+            (Scopes::Spaced, _) => ("", &[][..]),
         };
-        spaced.split(' ').filter(|scope| !scope.is_empty()).chain(self.listed_scopes.iter().map(|scope| &**scope))
+        spaced.split(' ').filter(|scope| !scope.is_empty()).chain(listed.iter().map(|scope| &**scope))
     }
 
     /// The claim `name`, or a nested one by a dotted path (`realm.tenant`); a claim whose name holds the dots wins.
@@ -74,7 +88,10 @@ impl Identity {
 
     /// The memory held, in bytes, the value itself included.
     pub fn size(&self) -> usize {
-        let listed: usize = self.listed_scopes.iter().map(|scope| scope.len() + size_of::<Box<str>>()).sum();
+        let listed = match &self.scopes {
+            Scopes::Spaced => 0,
+            Scopes::Listed(scopes) => scopes.iter().map(|scope| scope.len() + size_of::<Box<str>>()).sum(),
+        };
         size_of::<Self>() + self.claims.size() + listed
     }
 }

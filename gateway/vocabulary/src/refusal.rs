@@ -83,6 +83,10 @@ reasons! {
     TokenNotForUs = 401 "token-not-accepted-here" "The token is not accepted here", 16;
     /// Good, but without a scope that the route asks for.
     ScopeMissing = 403 "scope-missing" "The token lacks a required scope", 7;
+    /// Good, but by a rule of the route on scopes or claims it is not for this.
+    TokenNotAllowed = 403 "token-not-allowed" "The token does not allow this request", 7;
+    /// Good, but its user must be authenticated in another way, or more recently (RFC 9470).
+    AuthenticationInsufficient = 401 "authentication-insufficient" "A stronger or more recent authentication is required", 16;
     /// The issuer's keys cannot be had now: not the token's fault.
     KeysUnavailable = 503 "keys-unavailable" "The token cannot be checked now", 14;
 

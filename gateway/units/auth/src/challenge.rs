@@ -2,7 +2,9 @@
 //!
 //! No token at all earns a bare challenge without an error code. A token that is no good earns `invalid_token` and one
 //! of a fixed list of sentences; credentials that break the grammar earn `invalid_request` and 400; a good token without
-//! the scope earns `insufficient_scope`, 403 and the scopes wanted. Keys that cannot be had are not the client's fault
+//! the scope earns `insufficient_scope`, 403 and the scopes wanted; one that the route's other rules refuse earns the same
+//! code without a word about the rules; one whose user must be authenticated anew earns `insufficient_user_authentication`
+//! (RFC 9470). Keys that cannot be had are not the client's fault
 //! and earn no challenge.
 
 use http::HeaderValue;
@@ -44,10 +46,41 @@ impl Challenges {
 
     /// The challenge of a route whose scopes a token lacks.
     pub(crate) fn insufficient_scope<'s>(&self, scopes: impl Iterator<Item = &'s str>) -> HeaderValue {
-        let scopes = scopes.collect::<Vec<_>>().join(" ");
+        let mut each = Vec::new();
+        for scope in scopes {
+            if !each.contains(&scope) {
+                each.push(scope);
+            }
+        }
+        let scopes = each.join(" ");
         let description = "The token lacks a required scope";
         challenge(format!(
             "Bearer realm=\"{}\", error=\"insufficient_scope\", error_description=\"{description}\", scope=\"{scopes}\"",
+            self.realm
+        ))
+    }
+
+    /// The challenge of a route whose other rules a token does not meet. RFC 6750 has one code for whatever is 403.
+    pub(crate) fn not_allowed(&self) -> HeaderValue {
+        let description = "The token does not allow this request";
+        let realm = &self.realm;
+        challenge(format!(
+            "Bearer realm=\"{realm}\", error=\"insufficient_scope\", error_description=\"{description}\""
+        ))
+    }
+
+    /// The challenge of a route that asks for another authentication of the user (RFC 9470 section 3): `acr` is a list
+    /// parted by spaces, empty where any will do, `max_age` is in seconds.
+    pub(crate) fn insufficient_authentication(
+        &self,
+        description: &str,
+        acr: &str,
+        max_age: Option<u64>,
+    ) -> HeaderValue {
+        let acr = if acr.is_empty() { String::new() } else { format!(", acr_values=\"{acr}\"") };
+        let max_age = max_age.map(|seconds| format!(", max_age=\"{seconds}\"")).unwrap_or_default();
+        challenge(format!(
+            "Bearer realm=\"{}\", error=\"insufficient_user_authentication\", error_description=\"{description}\"{acr}{max_age}",
             self.realm
         ))
     }

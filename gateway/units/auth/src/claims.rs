@@ -6,10 +6,13 @@
 
 use std::borrow::Cow;
 
+use serde_json::Value;
 use sluice_vocabulary::claims::{Claims, Place, Raw, Span};
+use sluice_vocabulary::{Identity, IssuerName};
 use smallvec::SmallVec;
 
 use crate::error::{Part, TokenFault};
+use crate::pointer::ClaimPath;
 use crate::scan::{self, Item, Text};
 use crate::strict_json::BadJson;
 
@@ -79,6 +82,22 @@ impl Rules {
     }
 }
 
+/// Builds the identity that judged claims stand for. Its scopes are in `scope_claim`, where the issuer has one.
+pub(crate) fn identity(
+    issuer: &IssuerName,
+    scope_claim: Option<&ClaimPath>,
+    claims: Claims,
+    expires_at: u64,
+) -> Identity {
+    let Some(place) = scope_claim else { return Identity::new(issuer.clone(), claims, expires_at) };
+    let scopes = match place.find(&claims) {
+        Some(Value::String(list)) => list.split(' ').filter(|scope| !scope.is_empty()).map(Into::into).collect(),
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).map(Into::into).collect(),
+        _ => Box::default(),
+    };
+    Identity::with_scopes(issuer.clone(), claims, expires_at, scopes)
+}
+
 fn judge_audience(claims: &Claims, ours: &[Box<str>]) -> Result<(), TokenFault> {
     let is_ours = |audience: &str| ours.iter().any(|own| **own == *audience);
     let mut accepted = false;
@@ -101,7 +120,7 @@ fn judge_audience(claims: &Claims, ours: &[Box<str>]) -> Result<(), TokenFault> 
 }
 
 /// A NumericDate (RFC 7519 section 2), if it is there, in whole seconds.
-fn date(claims: &Claims, name: &'static str, round: fn(f64) -> f64) -> Result<Option<u64>, TokenFault> {
+pub(crate) fn date(claims: &Claims, name: &'static str, round: fn(f64) -> f64) -> Result<Option<u64>, TokenFault> {
     let json = match claims.raw(name) {
         None => return Ok(None),
         Some(Raw::Text(_)) => return Err(TokenFault::ClaimForm(name)),
@@ -211,6 +230,24 @@ mod tests {
             let claims = super::read(format!("{{\"exp\":{bad}}}").into_bytes()).unwrap();
             let rules = Rules { audiences: None, leeway: 0 };
             assert_eq!(rules.judge(&claims, NOW), Err(TokenFault::ClaimForm("exp")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_configured_claim_grants_in_place_of_the_usual_ones() {
+        let issuer = IssuerName::new("i").unwrap();
+        let of = |place: &str, claims: Value| {
+            let place = ClaimPath::parse(place).unwrap();
+            let identity = identity(&issuer, Some(&place), claims.as_object().unwrap().clone().into(), 1);
+            identity.scopes().map(ToOwned::to_owned).collect::<Vec<_>>()
+        };
+        let claims = json!({"scope": "email", "realm_access": {"roles": ["a", "b"]}, "https://x/roles": "c d"});
+        assert_eq!(of("realm_access.roles", claims.clone()), ["a", "b"]);
+        assert_eq!(of("/realm_access/roles", claims.clone()), ["a", "b"]);
+        assert_eq!(of("/realm_access/roles/1", claims.clone()), ["b"]);
+        assert_eq!(of("https://x/roles", claims.clone()), ["c", "d"]);
+        for absent in ["realm_access", "/realm_access", "/roles", "roles"] {
+            assert!(of(absent, claims.clone()).is_empty(), "{absent}");
         }
     }
 

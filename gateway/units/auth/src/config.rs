@@ -14,6 +14,10 @@ use sluice_vocabulary::{Faults, IssuerName, Path};
 use crate::algorithm::Algorithm;
 use crate::discovery;
 use crate::jwk::KeySet;
+use crate::pointer::ClaimPath;
+use crate::predicates::{self, ClaimRule};
+use crate::scopes;
+use crate::step_up::StepUp;
 
 /// Bounds of the checking of tokens, for all issuers and routes together: the section `auth`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -89,6 +93,11 @@ pub struct IssuerConfig {
     /// By how much its clock and ours may differ when `exp` and `nbf` are judged; at most 5m.
     #[serde(default = "default_leeway")]
     pub leeway: Span,
+    /// The claim that names the scopes granted: a dotted path (`realm_access.roles`) or a JSON pointer
+    /// (`/realm_access/roles`) to a text parted by spaces or a list of texts. Default: `scope`, or `scp` where there is no
+    /// `scope`; named here, another claim grants in their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope_claim: Option<String>,
 }
 
 fn every_algorithm() -> Vec<Algorithm> {
@@ -277,16 +286,43 @@ pub struct RouteAuth {
     /// The issuers whose tokens are taken, where there are several. They must differ in their `iss`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<IssuerName>,
+    /// Whether a request may come without a token; it is then anonymous, and passes whatever else is asked of tokens.
+    /// One that comes with a token that is no good is refused all the same. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
     /// The scopes a token must have; none by default.
     #[serde(default)]
     pub scopes: Scopes,
+    /// What single claims must be. All rules must hold; a claim that is absent meets none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimRule>,
+    /// How the user must have been authenticated. A token of less is answered 401 with what to ask the issuer for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_up: Option<StepUp>,
+    /// Whether those behind the gateway get the token.
+    #[serde(default)]
+    pub credentials: Credentials,
     /// Header fields for the upstream, each with the claim it carries; a dotted path reaches a nested claim. A field
     /// named here is removed from every client's request, on every route.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub claims_to_headers: BTreeMap<String, String>,
 }
 
-/// Scopes, compared whole and by case. Where both lists are given, both must be met.
+/// What becomes of a token once it was verified.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Credentials {
+    /// `Authorization` goes on to plugins and the upstream as it came. The default, since it is what a proxy does with the
+    /// field (RFC 9110 section 11.6.2), and an upstream that checks tokens itself, as it should, needs it.
+    #[default]
+    Pass,
+    /// The token is removed: no plugin and no upstream sees it. For upstreams that need no token, since whoever holds one
+    /// can use it elsewhere. Credentials of other schemes, which an `optional` route lets pass, are not touched.
+    Strip,
+}
+
+/// Scopes, compared whole and by case unless `hierarchical`. Each list given must be met. At most 64 in all, of at most 256
+/// bytes each.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scopes {
@@ -296,6 +332,14 @@ pub struct Scopes {
     /// A token needs at least one of these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub any: Vec<String>,
+    /// A token with any of these is refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub none: Vec<String>,
+    /// Whether scopes are paths parted by colons, in which a segment `*` is a wildcard: for one or more segments at the
+    /// end, for exactly one before. A wildcard in these lists means any scope that it covers, one in a token means all of
+    /// them. Only for issuers that give such scopes to those who are to have them: a token with the scope `*` has every
+    /// scope. Default: false, and `*` is a character like any other.
+    pub hierarchical: bool,
 }
 
 /// Pushes a fault where `value` is outside `bounds`.
@@ -383,6 +427,9 @@ impl IssuerConfig {
             faults.error(&at.key("algorithms"), "no algorithm is named, so no token can be verified");
         }
         within(self.leeway, Span::secs(0), Span::secs(300), &at.key("leeway"), faults);
+        if let Some(Err(why)) = self.scope_claim.as_deref().map(ClaimPath::parse) {
+            faults.error(&at.key("scope_claim"), why);
+        }
         self.jwks.validate(&self.issuer, &self.algorithms, &at.key("jwks"), faults);
     }
 }
@@ -493,17 +540,13 @@ impl RouteAuth {
                 faults.error(&at.key("issuers").index(index), format!("issuer {name} is listed twice"));
             }
         }
-        for (list, scopes) in [("all", &self.scopes.all), ("any", &self.scopes.any)] {
-            for (index, scope) in scopes.iter().enumerate() {
-                if !is_scope(scope) {
-                    faults.error(
-                        &at.key("scopes").key(list).index(index),
-                        format!(
-                            "{scope:?} is not a scope: expected printable ASCII without space, \" and \\ (RFC 6749)"
-                        ),
-                    );
-                }
-            }
+        scopes::validate(&self.scopes, &at.key("scopes"), faults);
+        predicates::compile(&self.claims, &at.key("claims"), faults);
+        if let Some(step_up) = &self.step_up {
+            step_up.validate(&at.key("step_up"), faults);
+        }
+        if self.optional {
+            self.warn_of_what_is_optional(at, faults);
         }
         for (header, claim) in &self.claims_to_headers {
             let here = at.key("claims_to_headers").key(header);
@@ -516,15 +559,22 @@ impl RouteAuth {
         }
     }
 
+    fn warn_of_what_is_optional(&self, at: &Path, faults: &mut Faults) {
+        let scopes = &self.scopes;
+        let asks = [
+            ("scopes", !(scopes.all.is_empty() && scopes.any.is_empty() && scopes.none.is_empty())),
+            ("claims", !self.claims.is_empty()),
+            ("step_up", self.step_up.is_some()),
+        ];
+        for (what, _) in asks.into_iter().filter(|(_, is_asked)| *is_asked) {
+            faults.warning(&at.key(what), "the token is optional: whoever sends none is not held to this");
+        }
+    }
+
     /// The issuers named, by either key.
     pub(crate) fn issuer_names(&self) -> impl Iterator<Item = &IssuerName> {
         self.issuer.iter().chain(&self.issuers)
     }
-}
-
-/// A scope-token of RFC 6749 section 3.3.
-fn is_scope(scope: &str) -> bool {
-    !scope.is_empty() && scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
 /// A header that may carry a claim: any but those that frame, route or authorise the request.

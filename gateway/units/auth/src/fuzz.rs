@@ -55,7 +55,7 @@ pub fn read_token(token: &[u8], issuer: &IssuerName, audience: &str, now: u64) -
     compact.decode_signature(&mut [0; MAX_SIGNATURE]).ok()?;
     let rules = Rules { audiences: Some(vec![audience.into()]), leeway: 0 };
     let expires_at = rules.judge(&claims, now).ok()?;
-    Some((header.algorithm, Identity::new(issuer.clone(), claims, expires_at)))
+    Some((header.algorithm, claims::identity(issuer, None, claims, expires_at)))
 }
 
 /// Bytes as JOSE encodes them.

@@ -16,6 +16,7 @@ use crate::disk::Shelf;
 use crate::fetch::{self, FileSource, HttpClient, Source, UrlSource};
 use crate::keyring::Keyring;
 use crate::metrics::IssuerMetrics;
+use crate::pointer::ClaimPath;
 
 /// An issuer. A change of its configuration makes another one, with another number.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct Issuer {
     pub(crate) config: IssuerConfig,
     pub(crate) algorithms: AlgorithmSet,
     pub(crate) rules: Rules,
+    /// Where its tokens name the scopes granted, if not where RFC 9068 has them.
+    pub(crate) scope_claim: Option<ClaimPath>,
     pub(crate) source: Source,
     pub(crate) keyring: Keyring,
     /// Where its keys are kept for the next process, if they are.
@@ -89,6 +92,7 @@ impl Issuer {
             id,
             name,
             algorithms: config.algorithms.iter().collect(),
+            scope_claim: config.scope_claim.as_deref().map(ClaimPath::parse).transpose()?,
             rules: Rules { audiences, leeway: config.leeway.get().as_secs() },
             source,
             keyring,

@@ -1,13 +1,14 @@
 //! Who asks, and may they: tokens verified against cached keys, scopes, claims.
 //!
-//! Identity is decided in the process. A request on a route with a [`Policy`] goes in; out comes a [`Verified`], which
+//! Identity is decided in the process. A request on a route with a [`Policy`] goes in; out comes a [`Proof`], which
 //! nothing else can make, or a refusal that says to the client what RFC 6750 says, and to the operator why.
 //!
 //! The way in reading order: what may be configured ([`config`]) and the algorithms there are; how a token is found
 //! (`bearer`) and read (`base64url`, `scan`, `jws`), and what its `claims` must say; the issuer's keys, as published (`jwk`,
 //! `strict_json`), found (`discovery`), fetched (`fetch`, `freshness`), held (`keyring`, `issuer`) and kept (`disk`); the
-//! `cache` of tokens already verified; what a route asks (`policy`), and the one place that decides (`verify`); what a
-//! refused client is told (`challenge`); and the unit's outside: [`Unit`], [`Handle`], [`AuthTask`].
+//! `cache` of tokens already verified; what a route asks (`policy`, of `scopes`, `predicates` by `pointer`, and `step_up`),
+//! and the one place that decides (`verify`), with the `proof` it gives; what a refused client is told (`challenge`) and
+//! what the operator is (`metrics`, `refusals`); and the unit's outside: [`Unit`], [`Handle`], [`AuthTask`].
 //!
 //! What is absent on purpose: symmetric algorithms and `none`, keys from tokens, a lock that all requests share, and any
 //! call to an issuer on the path of a request whose key is at hand.
@@ -32,8 +33,14 @@ mod jwk;
 mod jws;
 mod keyring;
 mod metrics;
+mod pointer;
 mod policy;
+mod predicates;
+mod proof;
+mod refusals;
 mod scan;
+mod scopes;
+mod step_up;
 mod strict_json;
 mod task;
 mod unit;
@@ -44,8 +51,13 @@ mod vectors;
 mod verify;
 
 pub use algorithm::Algorithm;
-pub use config::{AddressBudget, Config, DiscoveryConfig, InlineKeys, IssuerConfig, JwksConfig, RouteAuth, Scopes};
+pub use config::{
+    AddressBudget, Config, Credentials, DiscoveryConfig, InlineKeys, IssuerConfig, JwksConfig, RouteAuth, Scopes,
+};
 pub use policy::{Policy, StrippedHeaders};
+pub use predicates::ClaimRule;
+pub use proof::{Anonymous, Proof};
+pub use step_up::StepUp;
 pub use task::AuthTask;
 pub use unit::{Deps, Handle, Prepared, Unit};
 pub use verify::Verified;

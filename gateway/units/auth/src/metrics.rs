@@ -1,4 +1,4 @@
-//! What the unit counts. Label values are the names of issuers and two fixed lists, so the series are bounded.
+//! What the unit counts. Label values are the names of issuers and of routes, and fixed lists, so the series are bounded.
 
 use std::sync::Arc;
 
@@ -9,15 +9,16 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
-use sluice_vocabulary::Reason;
+use sluice_vocabulary::{Reason, Refusal};
 
 use crate::fetch::FetchFault;
+use crate::refusals::RefusalLog;
 
 /// The `issuer` label where no issuer is known. It is not an issuer's name: those hold no parentheses.
 pub(crate) const NO_ISSUER: &str = "(none)";
 
 /// The reasons this unit refuses for; the `outcome` label is their slug, or `ok`.
-const REFUSALS: [Reason; 11] = [
+pub(crate) const REFUSALS: [Reason; 13] = [
     Reason::TokenMissing,
     Reason::CredentialsMalformed,
     Reason::TokenMalformed,
@@ -26,10 +27,17 @@ const REFUSALS: [Reason; 11] = [
     Reason::TokenNotYetValid,
     Reason::TokenNotForUs,
     Reason::ScopeMissing,
+    Reason::TokenNotAllowed,
+    Reason::AuthenticationInsufficient,
     Reason::KeysUnavailable,
     Reason::AddressRateLimited,
     Reason::Internal,
 ];
+
+/// A reason's place among [`REFUSALS`]. One outside the list would be a fault of this unit; it then counts as such.
+pub(crate) fn index_of(reason: Reason) -> usize {
+    REFUSALS.iter().position(|known| *known == reason).unwrap_or(REFUSALS.len() - 1)
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -42,10 +50,17 @@ struct OfIssuer {
     issuer: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRoute {
+    route: String,
+    outcome: &'static str,
+}
+
 /// All of the unit's metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     verifications: Family<Outcome, Counter>,
+    routes: Family<OfRoute, Counter>,
     fetches: Family<Outcome, Counter>,
     keys: Family<OfIssuer, Gauge>,
     up: Family<OfIssuer, Gauge>,
@@ -70,6 +85,7 @@ impl Metrics {
         let metrics = Self {
             anonymous: Verifications::new(&verifications, NO_ISSUER),
             verifications,
+            routes: Family::default(),
             fetches: Family::default(),
             keys: Family::default(),
             up: Family::default(),
@@ -80,6 +96,11 @@ impl Metrics {
             "verifications",
             "Requests on routes that ask for a token, by issuer and outcome: ok or the reason of the refusal",
             metrics.verifications.clone(),
+        );
+        registry.register(
+            "route_outcomes",
+            "Requests on routes that ask for a token, by route: anonymous, or the reason of the refusal",
+            metrics.routes.clone(),
         );
         registry.register(
             "jwks_fetches",
@@ -123,6 +144,23 @@ impl Metrics {
         }
     }
 
+    /// The counter of one outcome of one route.
+    pub(crate) fn of_route(&self, route: &str, outcome: &'static str) -> Counter {
+        self.routes.get_or_create(&OfRoute { route: route.into(), outcome }).clone()
+    }
+
+    /// Begins a route's series with the commonest, so that each route is seen; the others come with what they count.
+    pub(crate) fn begin_route(&self, route: &str) {
+        self.of_route(route, Reason::TokenMissing.slug());
+    }
+
+    /// Forgets a route that is no longer configured, or asks for no token any more.
+    pub(crate) fn forget_route(&self, route: &str) {
+        for outcome in REFUSALS.iter().map(|reason| reason.slug()).chain(["anonymous"]) {
+            self.routes.remove(&OfRoute { route: route.into(), outcome });
+        }
+    }
+
     /// Forgets an issuer that is no longer configured.
     pub(crate) fn forget(&self, name: &str) {
         let outcomes = REFUSALS.iter().map(|reason| reason.slug()).chain(["ok"]);
@@ -139,27 +177,29 @@ impl Metrics {
     }
 }
 
-/// Counters of outcomes, looked up once.
+/// Counters of outcomes, looked up once, and the log of refusals.
 #[derive(Debug, Clone)]
 pub(crate) struct Verifications {
     ok: Counter,
     refused: [Counter; REFUSALS.len()],
+    log: Arc<RefusalLog>,
 }
 
 impl Verifications {
     fn new(family: &Family<Outcome, Counter>, issuer: &str) -> Self {
         let counter = |outcome| family.get_or_create(&Outcome { issuer: issuer.into(), outcome }).clone();
-        Self { ok: counter("ok"), refused: REFUSALS.map(|reason| counter(reason.slug())) }
+        let refused = REFUSALS.map(|reason| counter(reason.slug()));
+        Self { ok: counter("ok"), refused, log: RefusalLog::new(issuer) }
     }
 
     pub(crate) fn ok(&self) {
         self.ok.inc();
     }
 
-    pub(crate) fn refused(&self, reason: Reason) {
-        // A reason outside the list would be a fault of this unit; it is then counted as such.
-        let index = REFUSALS.iter().position(|known| *known == reason).unwrap_or(REFUSALS.len() - 1);
-        self.refused[index].inc();
+    /// Counts a refusal on `route`, and tells of it if it is its turn.
+    pub(crate) fn refused(&self, route: &str, refusal: &Refusal, now: u64) {
+        self.refused[index_of(refusal.reason)].inc();
+        self.log.tell(route, refusal, now);
     }
 }
 

@@ -4,16 +4,23 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 use sluice_vocabulary::limiter::KeyedLimiter;
-use sluice_vocabulary::{Identity, Reason, Refusal};
+use sluice_vocabulary::{Faults, Identity, Path, Reason, Refusal};
 use smallvec::SmallVec;
 
 use crate::cache::TokenCache;
 use crate::challenge::Challenges;
+use crate::config::{Credentials, RouteAuth, identity_header};
 use crate::issuer::Issuer;
-use crate::verify::Verified;
+use crate::metrics::Verifications;
+use crate::predicates::{self, Predicate};
+use crate::proof::{Anonymous, Proof};
+use crate::refusals::RouteOutcomes;
+use crate::scopes::{ScopeRules, Verdict};
+use crate::step_up::Demand;
 
 /// The longest header that a claim may become; a longer one is left out.
 const MAX_HEADER: usize = 8 * 1024;
@@ -33,39 +40,130 @@ pub(crate) struct Shared {
 pub struct Policy {
     pub(crate) shared: Arc<Shared>,
     pub(crate) issuers: SmallVec<[Arc<Issuer>; 1]>,
-    pub(crate) all: Box<[Box<str>]>,
-    pub(crate) any: Box<[Box<str>]>,
-    pub(crate) headers: Box<[(HeaderName, Box<str>)]>,
+    outcomes: RouteOutcomes,
+    optional: bool,
+    scopes: ScopeRules,
+    predicates: Box<[Predicate]>,
+    step_up: Option<Demand>,
+    credentials: Credentials,
+    headers: Box<[(HeaderName, Box<str>)]>,
     /// The challenge to a token without the scopes.
-    pub(crate) insufficient_scope: HeaderValue,
+    insufficient_scope: HeaderValue,
+    /// The challenge to a token that is refused by a rule which is nobody's business.
+    not_allowed: HeaderValue,
 }
 
 impl Policy {
-    /// Whether `identity` has the scopes asked for.
-    pub(crate) fn judge_scopes(&self, identity: &Identity) -> Result<(), Refusal> {
-        let has = |scope: &str| identity.scopes().any(|granted| granted == scope);
-        let enough =
-            self.all.iter().all(|scope| has(scope)) && (self.any.is_empty() || self.any.iter().any(|s| has(s)));
-        if enough {
-            return Ok(());
+    /// Compiles what was validated.
+    pub(crate) fn new(
+        wanted: &RouteAuth,
+        issuers: SmallVec<[Arc<Issuer>; 1]>,
+        shared: Arc<Shared>,
+        outcomes: RouteOutcomes,
+    ) -> Self {
+        let header = |(header, claim): (&String, &String)| Some((identity_header(header).ok()?, claim.as_str().into()));
+        let told = wanted.scopes.all.iter().chain(&wanted.scopes.any).map(String::as_str);
+        Self {
+            issuers,
+            outcomes,
+            optional: wanted.optional,
+            scopes: ScopeRules::new(&wanted.scopes),
+            // Its faults were told before.
+            predicates: predicates::compile(&wanted.claims, &Path::root(), &mut Faults::new()),
+            step_up: wanted.step_up.as_ref().map(|wanted| Demand::new(wanted, &shared.challenges)),
+            credentials: wanted.credentials,
+            headers: wanted.claims_to_headers.iter().filter_map(header).collect(),
+            insufficient_scope: shared.challenges.insufficient_scope(told),
+            not_allowed: shared.challenges.not_allowed(),
+            shared,
         }
-        Err(Refusal::new(Reason::ScopeMissing)
-            .header(http::header::WWW_AUTHENTICATE, self.insufficient_scope.clone())
-            .internal("the token's scopes do not meet the route's"))
     }
 
-    /// The header fields that carry claims to the upstream. A claim that is absent, or that cannot be written safely,
-    /// has none: see [`Handle::stripped_headers`](crate::Handle::stripped_headers), without which a client could add it.
+    /// Whether a token need not be shown.
+    pub(crate) fn is_optional(&self) -> bool {
+        self.optional
+    }
+
+    /// Judges a good token: first what another authentication would not mend, so that no user is sent to log in for
+    /// nothing.
+    pub(crate) fn judge(&self, identity: &Identity, now: u64) -> Result<(), Refusal> {
+        match self.scopes.judge(identity.scopes()) {
+            Verdict::Enough => {}
+            Verdict::Missing => {
+                return Err(Refusal::new(Reason::ScopeMissing)
+                    .header(WWW_AUTHENTICATE, self.insufficient_scope.clone())
+                    .internal("the token's scopes do not meet the route's"));
+            }
+            Verdict::Forbidden => return Err(self.not_allowed("the token has a scope that the route forbids".into())),
+        }
+        if let Some(index) = self.predicates.iter().position(|predicate| !predicate.holds(identity.claims())) {
+            return Err(self.not_allowed(format!("the token's claims do not meet claims[{index}] of the route")));
+        }
+        match &self.step_up {
+            None => Ok(()),
+            Some(demand) => {
+                let issuer = self.issuers.iter().find(|issuer| issuer.name == identity.issuer);
+                demand.judge(identity.claims(), now, issuer.map_or(0, |issuer| issuer.rules.leeway))
+            }
+        }
+    }
+
+    fn not_allowed(&self, why: String) -> Refusal {
+        Refusal::new(Reason::TokenNotAllowed).header(WWW_AUTHENTICATE, self.not_allowed.clone()).internal(why)
+    }
+
+    /// Judges a request without a token.
+    pub(crate) fn judge_nothing(&self) -> Result<Proof, Refusal> {
+        let anonymous = Anonymous::allowed_by(self).ok_or_else(|| self.shared.challenges.missing())?;
+        self.outcomes.anonymous();
+        Ok(Proof::Anonymous(anonymous))
+    }
+
+    /// Counts a refusal and tells the operator of it, before the client hears.
+    pub(crate) fn refuse(&self, refusal: Refusal, counters: &Verifications, now: u64) -> Refusal {
+        self.outcomes.refused(refusal.reason);
+        counters.refused(self.outcomes.route(), &refusal, now);
+        refusal
+    }
+
+    /// Whether `proof` is enough for this route: a verified token is, and where the token is optional, so is its absence.
+    pub fn is_met_by(&self, proof: Option<&Proof>) -> bool {
+        match proof {
+            Some(Proof::Verified(_)) => true,
+            Some(Proof::Anonymous(_)) => self.optional,
+            None => false,
+        }
+    }
+
+    /// The header fields that go no further than here, now that `proof` was taken from them: see [`Credentials::Strip`].
+    pub fn withheld_headers(&self, proof: &Proof) -> &'static [HeaderName] {
+        static TOKEN: [HeaderName; 1] = [AUTHORIZATION];
+        match (self.credentials, proof) {
+            (Credentials::Strip, Proof::Verified(_)) => &TOKEN,
+            (Credentials::Pass, _) | (_, Proof::Anonymous(_)) => &[],
+        }
+    }
+
+    /// The header fields that this policy lets nobody but the gateway set.
+    pub(crate) fn own_headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.headers.iter().map(|(name, _)| name)
+    }
+
+    /// The header fields that carry claims to the upstream; none for who is anonymous. A claim that is absent, or that
+    /// cannot be written safely, has none either: see [`Handle::stripped_headers`](crate::Handle::stripped_headers),
+    /// without which a client could add it.
     ///
     /// A string, number or boolean stands as it is, an array of strings is joined by commas, anything else is JSON. Left
     /// out are control characters, commas within an array's strings, and values over 8 KiB.
     pub fn identity_headers<'p>(
         &'p self,
-        verified: &'p Verified,
+        proof: &'p Proof,
     ) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<'p> {
-        self.headers.iter().filter_map(|(name, claim)| {
-            let claim = verified.identity().claim(claim)?;
-            Some((name.clone(), HeaderValue::from_bytes(render(&claim)?.as_bytes()).ok()?))
+        proof.identity().into_iter().flat_map(|identity| {
+            self.headers.iter().filter_map(|(name, claim)| {
+                let claim = identity.claim(claim)?;
+                Some((name.clone(), HeaderValue::from_bytes(render(&claim)?.as_bytes()).ok()?))
+            })
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The unit's outside: made once, reconfigured by prepare and commit, asked for each request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,19 +14,21 @@ use sluice_vocabulary::clock::{Clock, Random};
 use sluice_vocabulary::limiter::{KeyedLimiter, Rate};
 use sluice_vocabulary::request::RequestView;
 use sluice_vocabulary::unit::{Health, State};
-use sluice_vocabulary::{Fault, Faults, IssuerName, Path, Refusal};
+use sluice_vocabulary::{Fault, Faults, IssuerName, Path, Refusal, RouteName};
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
 use crate::cache::TokenCache;
 use crate::challenge::Challenges;
-use crate::config::{Config, IssuerConfig, RouteAuth, identity_header};
+use crate::config::{Config, IssuerConfig, RouteAuth};
 use crate::fetch;
 use crate::issuer::Issuer;
 use crate::metrics::{KeyAgeCollector, Metrics};
 use crate::policy::{Policy, Shared, StrippedHeaders};
+use crate::proof::Proof;
+use crate::refusals::RouteOutcomes;
 use crate::task::AuthTask;
-use crate::verify::{self, Verified};
+use crate::verify;
 
 /// What the unit asks of its composer.
 #[derive(Debug)]
@@ -60,6 +62,8 @@ pub(crate) struct World {
     pub(crate) shared: Arc<Shared>,
     pub(crate) issuers: BTreeMap<IssuerName, Arc<Issuer>>,
     stripped: StrippedHeaders,
+    /// Those with a policy.
+    routes: BTreeSet<RouteName>,
 }
 
 /// The unit's constructor.
@@ -76,6 +80,7 @@ impl Unit {
             shared: Arc::new(share(config, None, &metrics)),
             issuers: BTreeMap::new(),
             stripped: StrippedHeaders::default(),
+            routes: BTreeSet::new(),
         };
         let core = Arc::new(Core {
             clock: deps.clock,
@@ -165,7 +170,8 @@ impl Handle {
         }
         let shared = Arc::new(share(config, Some(&old), &self.core.metrics));
         let core = Arc::clone(&self.core);
-        Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, stripped: Mutex::default() })
+        let (stripped, routes) = Default::default();
+        Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, stripped, routes })
     }
 
     /// Puts a prepared configuration in force: the task begins to read the keys of new issuers, and what was verified
@@ -181,20 +187,23 @@ impl Handle {
         }
         let world = World {
             stripped: prepared.stripped_headers(),
+            routes: std::mem::take(&mut prepared.routes.lock()),
             config: prepared.config.clone(),
             shared: Arc::clone(&prepared.shared),
             issuers,
         };
         self.core.world.store(Arc::new(world));
         self.core.forget_unused(old.issuers.keys());
+        self.core.tell_routes(&old.routes);
         self.core.tell_health();
         self.core.commits.send_modify(|count| *count += 1);
     }
 
-    /// Verifies the token of `request` for the route whose policy this is. A token seen before is decided without
+    /// Verifies the token of `request` for the route whose policy this is, or its absence where the policy allows that.
+    /// A token seen before is decided without
     /// waiting and without a lock that excludes other requests; at the worst, where the issuer's keys must be waited
     /// for, it takes `jwks.wait`. Drop the future when the client goes away: nothing is left behind.
-    pub async fn authenticate(&self, policy: &Policy, request: &RequestView<'_>) -> Result<Verified, Refusal> {
+    pub async fn authenticate(&self, policy: &Policy, request: &RequestView<'_>) -> Result<Proof, Refusal> {
         verify::authenticate(policy, request, &*self.core.clock, &self.core.metrics).await
     }
 
@@ -228,11 +237,12 @@ pub struct Prepared {
     shared: Arc<Shared>,
     issuers: BTreeMap<IssuerName, Arc<Issuer>>,
     stripped: Mutex<Vec<HeaderName>>,
+    routes: Mutex<BTreeSet<RouteName>>,
 }
 
 impl Prepared {
     /// Compiles what a route, whose section `auth` stands at `at`, asks of a token.
-    pub fn policy(&self, wanted: &RouteAuth, at: &Path) -> Result<Arc<Policy>, Vec<Fault>> {
+    pub fn policy(&self, route: &RouteName, wanted: &RouteAuth, at: &Path) -> Result<Arc<Policy>, Vec<Fault>> {
         let mut faults = Faults::new();
         wanted.validate(at, &mut faults);
         let mut issuers: SmallVec<[Arc<Issuer>; 1]> = SmallVec::new();
@@ -253,27 +263,17 @@ impl Prepared {
         if faults.has_errors() {
             return Err(faults.into_vec());
         }
-        let boxed = |scopes: &[String]| scopes.iter().map(|scope| scope.as_str().into()).collect::<Box<[Box<str>]>>();
-        let headers: Box<[(HeaderName, Box<str>)]> = wanted
-            .claims_to_headers
-            .iter()
-            .filter_map(|(header, claim)| Some((identity_header(header).ok()?, claim.as_str().into())))
-            .collect();
+        let outcomes = RouteOutcomes::new(route.as_str(), self.core.metrics.clone());
+        let policy = Policy::new(wanted, issuers, Arc::clone(&self.shared), outcomes);
         let mut stripped = self.stripped.lock();
-        for (name, _) in &headers {
+        for name in policy.own_headers() {
             if !stripped.contains(name) {
                 stripped.push(name.clone());
             }
         }
-        let scopes = wanted.scopes.all.iter().chain(&wanted.scopes.any).map(String::as_str);
-        Ok(Arc::new(Policy {
-            insufficient_scope: self.shared.challenges.insufficient_scope(scopes),
-            shared: Arc::clone(&self.shared),
-            issuers,
-            all: boxed(&wanted.scopes.all),
-            any: boxed(&wanted.scopes.any),
-            headers,
-        }))
+        drop(stripped);
+        self.routes.lock().insert(route.clone());
+        Ok(Arc::new(policy))
     }
 
     /// The header fields that a client may not set: those of every policy made so far. Ask when all are made.
@@ -297,6 +297,13 @@ impl Drop for Prepared {
 }
 
 impl Core {
+    /// Begins the series of the routes that have a policy, and ends those of the `old` that have none any more.
+    fn tell_routes(&self, old: &BTreeSet<RouteName>) {
+        let world = self.world.load();
+        world.routes.iter().for_each(|name| self.metrics.begin_route(name.as_str()));
+        old.difference(&world.routes).for_each(|name| self.metrics.forget_route(name.as_str()));
+    }
+
     /// Ends the series of issuers that are not, or no longer, in force.
     fn forget_unused<'n>(&self, names: impl Iterator<Item = &'n IssuerName>) {
         let world = self.world.load();

@@ -3,7 +3,7 @@
 //! A token already verified costs a look-up. Any other goes the whole way, in this order, each step cheaper or more
 //! trusted than what follows it: shape and header; the address's budget, since the rest costs real work; the claims, of
 //! which only `iss` is believed, to know whose key to take; the key, which decides the algorithm; the signature; and only
-//! then what the claims say. Then, for old and new alike, the route's scopes.
+//! then what the claims say. Then, for old and new alike, what the route asks: scopes, claims, the user's authentication.
 //!
 //! Only where the key is not at hand does a request wait, and then [`crate::keyring`] says for how long.
 
@@ -29,6 +29,7 @@ use crate::jws::{Compact, Header, MAX_SIGNATURE};
 use crate::keyring::Asked;
 use crate::metrics::{Metrics, Verifications};
 use crate::policy::Policy;
+use crate::proof::Proof;
 
 /// The proof that a request carries a token that its route accepts. Only this module can make one.
 #[derive(Debug, Clone)]
@@ -65,19 +66,20 @@ pub(crate) async fn authenticate(
     request: &RequestView<'_>,
     clock: &dyn Clock,
     metrics: &Metrics,
-) -> Result<Verified, Refusal> {
+) -> Result<Proof, Refusal> {
     let challenges = &policy.shared.challenges;
+    let now = clock.unix_seconds();
+    let refuse = |refusal, counters: &Verifications| Err(policy.refuse(refusal, counters, now));
     let token = match bearer::find(request.headers) {
         Found::Token(token) => token,
-        Found::Nothing => return refuse(challenges.missing(), &metrics.anonymous),
+        Found::Nothing => return policy.judge_nothing().or_else(|missing| refuse(missing, &metrics.anonymous)),
         Found::Malformed(why) => return refuse(challenges.malformed_credentials(why), &metrics.anonymous),
     };
-    let now = clock.unix_seconds();
     let hash = policy.shared.cache.hash(token);
     let cached = policy.shared.cache.get(hash, token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
     if let Some((identity, id)) = cached {
         let issuer = policy.issuers.iter().find(|issuer| issuer.id == id);
-        return admit(policy, identity, issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications));
+        return admit(policy, identity, issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications), now);
     }
 
     let attempt = Attempt { policy, token, hash, clock, now };
@@ -96,7 +98,7 @@ pub(crate) async fn authenticate(
     }
     let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
     match outcome {
-        Ok(identity) => admit(policy, identity, counters),
+        Ok(identity) => admit(policy, identity, counters, now),
         // Only what cannot be read can be something else than a token, so only then is its alphabet looked at.
         Err(Halt::Bad(fault)) if fault.reason() == Reason::TokenMalformed && !bearer::is_token(token) => {
             refuse(challenges.malformed_credentials("what follows Bearer is not one token"), counters)
@@ -112,20 +114,15 @@ pub(crate) async fn authenticate(
     }
 }
 
-/// The last step, for tokens old and new: the route's scopes.
-fn admit(policy: &Policy, identity: Arc<Identity>, counters: &Verifications) -> Result<Verified, Refusal> {
-    match policy.judge_scopes(&identity) {
+/// The last step, for tokens old and new: what the route asks beyond a good token.
+fn admit(policy: &Policy, identity: Arc<Identity>, counters: &Verifications, now: u64) -> Result<Proof, Refusal> {
+    match policy.judge(&identity, now) {
         Ok(()) => {
             counters.ok();
-            Ok(Verified { identity })
+            Ok(Proof::Verified(Verified { identity }))
         }
-        Err(refusal) => refuse(refusal, counters),
+        Err(refusal) => Err(policy.refuse(refusal, counters, now)),
     }
-}
-
-fn refuse(refusal: Refusal, counters: &Verifications) -> Result<Verified, Refusal> {
-    counters.refused(refusal.reason);
-    Err(refusal)
 }
 
 /// Whole seconds, rounded up, as `Retry-After` has them.
@@ -173,7 +170,7 @@ impl<'r> Attempt<'r> {
 
         let key = self.verify_signature(issuer, &compact, &header)?;
         let expires_at = issuer.rules.judge(&claims, self.now)?;
-        let identity = Arc::new(Identity::new(issuer.name.clone(), claims, expires_at));
+        let identity = Arc::new(claims::identity(&issuer.name, issuer.scope_claim.as_ref(), claims, expires_at));
         if !key.is_withdrawn() {
             shared.cache.insert(self.hash, self.token, issuer.id, &key, &identity, self.now);
         }

@@ -11,7 +11,7 @@ use common::*;
 use http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
-use sluice_auth::{AddressBudget, Algorithm, Config, IssuerConfig, JwksConfig, RouteAuth, Scopes};
+use sluice_auth::{AddressBudget, Algorithm, Config, IssuerConfig, JwksConfig, Proof, RouteAuth, Scopes};
 use sluice_vocabulary::measure::Span;
 use sluice_vocabulary::{Faults, Path, Reason, Refusal, Severity};
 
@@ -20,6 +20,11 @@ fn challenge(refusal: &Refusal) -> Option<&str> {
     let value = values.next().map(|(_, value)| value.to_str().unwrap());
     assert!(values.next().is_none(), "two challenges");
     value
+}
+
+fn scopes(all: &[&str], any: &[&str]) -> Scopes {
+    let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+    Scopes { all: owned(all), any: owned(any), ..Scopes::default() }
 }
 
 async fn world(route: &RouteAuth) -> (World, std::sync::Arc<sluice_auth::Policy>, Signer, Endpoint) {
@@ -31,8 +36,7 @@ async fn world(route: &RouteAuth) -> (World, std::sync::Arc<sluice_auth::Policy>
 
 #[tokio::test]
 async fn challenges_are_those_of_rfc_6750() {
-    let wanted =
-        RouteAuth { scopes: Scopes { all: vec!["orders:write".into()], any: vec!["a".into(), "b".into()] }, ..route() };
+    let wanted = RouteAuth { scopes: scopes(&["orders:write", "a"], &["a", "b"]), ..route() };
     let (world, policy, signer, _endpoint) = world(&wanted).await;
     let client = IpAddr::from([192, 0, 2, 9]);
     let ask = |values: &[&str]| {
@@ -86,13 +90,7 @@ async fn challenges_are_those_of_rfc_6750() {
 
 #[tokio::test]
 async fn scopes_are_compared_whole_and_both_lists_must_be_met() {
-    let wanted = |all: &[&str], any: &[&str]| RouteAuth {
-        scopes: Scopes {
-            all: all.iter().map(ToString::to_string).collect(),
-            any: any.iter().map(ToString::to_string).collect(),
-        },
-        ..route()
-    };
+    let wanted = |all: &[&str], any: &[&str]| RouteAuth { scopes: scopes(all, any), ..route() };
     let (world, _, signer, endpoint) = world(&route()).await;
     let token = signer.sign(&with(claims(), "scope", json!("orders:read orders:list")));
     let cases = [
@@ -131,9 +129,9 @@ async fn claims_become_headers_and_the_same_headers_are_stripped_everywhere() {
     let (world, policy, signer, _endpoint) = world(&wanted).await;
     let token = signer.sign(&json!({"iss": ISS, "aud": "edge", "exp": NOW + 60, "sub": "u", "groups": ["a", "b"],
         "org": {"tenant": "acme"}, "evil": "x\r\nx-admin: 1"}));
-    let verified = world.bearer(&policy, &token).await.unwrap();
+    let proof = Proof::Verified(world.bearer(&policy, &token).await.unwrap());
     let mut written: Vec<_> = policy
-        .identity_headers(&verified)
+        .identity_headers(&proof)
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
         .collect();
     written.sort();
@@ -314,10 +312,12 @@ async fn a_route_that_names_what_is_not_there_is_told_what_is() {
     all.insert(name("twin"), issuer_config(JwksConfig::from_url(endpoint.url())));
     let prepared = world.handle.prepare(&Config::default(), &all).unwrap();
     let at = Path::root().key("auth");
-    let unknown = prepared.policy(&RouteAuth { issuer: Some(name("crop")), ..RouteAuth::default() }, &at).unwrap_err();
+    let orders = route_name("orders");
+    let unknown = RouteAuth { issuer: Some(name("crop")), ..RouteAuth::default() };
+    let unknown = prepared.policy(&orders, &unknown, &at).unwrap_err();
     assert_eq!(unknown[0].to_string(), "auth.issuer: there is no issuer crop (known: corp, twin)");
     let twins = RouteAuth { issuers: vec![name("corp"), name("twin")], ..RouteAuth::default() };
-    let faults = prepared.policy(&twins, &at).unwrap_err();
+    let faults = prepared.policy(&orders, &twins, &at).unwrap_err();
     assert_eq!(faults[0].to_string(), "auth.issuers[1]: issuers corp and twin of one route have the same iss");
     // A CA that cannot be read is found when the configuration is, not when keys are fetched.
     let mut config = issuer_config(JwksConfig::from_url("https://localhost/"));

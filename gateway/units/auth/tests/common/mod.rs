@@ -24,12 +24,12 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use sluice_auth::{
-    Algorithm, AuthTask, Config, Deps, Handle, IssuerConfig, JwksConfig, Policy, RouteAuth, Unit, Verified,
+    Algorithm, AuthTask, Config, Deps, Handle, IssuerConfig, JwksConfig, Policy, Proof, RouteAuth, Unit, Verified,
 };
 use sluice_vocabulary::clock::{Clock, ManualClock, SystemRandom};
 use sluice_vocabulary::request::{Connection, RequestView, Scheme};
 use sluice_vocabulary::unit::{State, Stop, Stopper, Task as _};
-use sluice_vocabulary::{IssuerName, Path, Reason, Refusal};
+use sluice_vocabulary::{IssuerName, Path, Reason, Refusal, RouteName};
 
 /// The time that stands still in most tests.
 pub const NOW: u64 = 1_800_000_000;
@@ -280,11 +280,16 @@ pub fn issuer_config(jwks: JwksConfig) -> IssuerConfig {
         algorithms: Algorithm::ALL.to_vec(),
         jwks,
         leeway: sluice_vocabulary::measure::Span::secs(30),
+        scope_claim: None,
     }
 }
 
 pub fn name(text: &str) -> IssuerName {
     IssuerName::new(text).unwrap()
+}
+
+pub fn route_name(text: &str) -> RouteName {
+    RouteName::new(text).unwrap()
 }
 
 pub fn issuers(config: IssuerConfig) -> BTreeMap<IssuerName, IssuerConfig> {
@@ -357,7 +362,8 @@ impl World {
     /// Puts a configuration in force.
     pub fn apply(&self, issuers: &BTreeMap<IssuerName, IssuerConfig>, route: &RouteAuth) -> Arc<Policy> {
         let prepared = self.handle.prepare(&self.config, issuers).expect("a valid configuration");
-        let policy = prepared.policy(route, &Path::root().key("routes").index(0).key("auth")).expect("a valid route");
+        let at = Path::root().key("routes").index(0).key("auth");
+        let policy = prepared.policy(&route_name("orders"), route, &at).expect("a valid route");
         self.handle.commit(prepared);
         policy
     }
@@ -412,8 +418,16 @@ impl World {
         page
     }
 
-    /// Asks with any header fields, from any address.
+    /// Asks with any header fields, from any address, on a route that wants a token.
     pub async fn ask(&self, policy: &Policy, headers: &HeaderMap, client: IpAddr) -> Result<Verified, Refusal> {
+        match self.prove(policy, headers, client).await? {
+            Proof::Verified(verified) => Ok(verified),
+            Proof::Anonymous(_) => panic!("nobody was verified"),
+        }
+    }
+
+    /// Asks with any header fields, from any address.
+    pub async fn prove(&self, policy: &Policy, headers: &HeaderMap, client: IpAddr) -> Result<Proof, Refusal> {
         let request = RequestView {
             method: &Method::GET,
             scheme: Scheme::Http,
