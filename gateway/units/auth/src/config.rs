@@ -10,6 +10,7 @@ use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::{Faults, IssuerName, Path};
 
 use crate::algorithm::Algorithm;
+use crate::revocation::config::RevocationConfig;
 
 /// Bounds of the checking of tokens, for all issuers and routes together: the section `auth`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +26,8 @@ pub struct Config {
     /// How many tokens not seen before one client address may have checked; over that, it is answered 429. An IPv6
     /// client counts by its /64 network. `null` takes every limit away.
     pub signature_checks_per_address: Option<AddressBudget>,
+    /// Tokens taken back before they expire.
+    pub revocation: RevocationConfig,
 }
 
 impl Default for Config {
@@ -34,6 +37,7 @@ impl Default for Config {
             token_cache: ByteSize::mib(32),
             max_token: ByteSize::kib(16),
             signature_checks_per_address: Some(AddressBudget::default()),
+            revocation: RevocationConfig::default(),
         }
     }
 }
@@ -209,7 +213,7 @@ pub struct Scopes {
 }
 
 /// Pushes a fault where `value` is outside `bounds`.
-fn within<T: PartialOrd + std::fmt::Display>(value: T, least: T, most: T, at: &Path, faults: &mut Faults) {
+pub(crate) fn within<T: PartialOrd + std::fmt::Display>(value: T, least: T, most: T, at: &Path, faults: &mut Faults) {
     if value < least || value > most {
         faults.error(at, format!("{value} is out of bounds: expected {least} to {most}"));
     }
@@ -231,6 +235,7 @@ impl Config {
         }
         within(self.max_token, ByteSize::bytes(256), ByteSize::kib(64), &at.key("max_token"), faults);
         within(self.token_cache, ByteSize::bytes(0), ByteSize::mib(1 << 16), &at.key("token_cache"), faults);
+        self.revocation.validate(&at.key("revocation"), faults);
         match &self.signature_checks_per_address {
             Some(budget) => budget.validate(&at.key("signature_checks_per_address"), faults),
             None => faults.warning(

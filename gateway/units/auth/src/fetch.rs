@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HOST, USER_AGENT};
+use http::header::{ACCEPT, ETAG, HOST, IF_NONE_MATCH, USER_AGENT};
 use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
@@ -89,6 +89,14 @@ impl Source {
     }
 }
 
+/// What a URL had to say.
+pub(crate) enum Fetched {
+    /// The document, and its entity tag if it has one.
+    Document { body: Bytes, etag: Option<HeaderValue> },
+    /// It is the one that was had before.
+    Unchanged,
+}
+
 /// A key set behind a URL.
 #[derive(Debug)]
 pub(crate) struct UrlSource {
@@ -126,6 +134,24 @@ impl UrlSource {
     }
 
     async fn fetch(&self) -> Result<Bytes, FetchFault> {
+        match self.get("application/jwk-set+json, application/json", None).await? {
+            Fetched::Document { body, .. } => Ok(body),
+            // Nothing was asked for that would allow it.
+            Fetched::Unchanged => Err(FetchFault::Status(StatusCode::NOT_MODIFIED)),
+        }
+    }
+
+    /// Fetches the document in time, unless it is still the one of `etag`.
+    pub(crate) async fn fetch_if_changed(
+        &self,
+        accept: &'static str,
+        etag: Option<&HeaderValue>,
+    ) -> Result<Fetched, FetchFault> {
+        let fetched = tokio::time::timeout(self.timeout, self.get(accept, etag)).await;
+        fetched.unwrap_or(Err(FetchFault::Timeout(self.timeout)))
+    }
+
+    async fn get(&self, accept: &'static str, etag: Option<&HeaderValue>) -> Result<Fetched, FetchFault> {
         let io = self.connector.call(self.url.clone()).await.map_err(|error| FetchFault::Connect(chain(&*error)))?;
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(64 * 1024)
@@ -133,18 +159,22 @@ impl UrlSource {
             .await
             .map_err(|error| FetchFault::Connect(chain(&error)))?;
         let path = self.url.path_and_query().map_or("/", |path| path.as_str());
-        let request = Request::get(path)
-            .header(HOST, &self.host)
-            .header(ACCEPT, "application/jwk-set+json, application/json")
-            .header(USER_AGENT, "sluice")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| FetchFault::Transfer(error.to_string()))?;
+        let mut request =
+            Request::get(path).header(HOST, &self.host).header(ACCEPT, accept).header(USER_AGENT, "sluice");
+        if let Some(etag) = etag {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| FetchFault::Transfer(error.to_string()))?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(|error| FetchFault::Transfer(chain(&error)))?;
-            if response.status() != StatusCode::OK {
-                return Err(FetchFault::Status(response.status()));
+            match response.status() {
+                StatusCode::OK => {
+                    let etag = response.headers().get(ETAG).cloned();
+                    Ok(Fetched::Document { body: self.collect(response.into_body()).await?, etag })
+                }
+                StatusCode::NOT_MODIFIED if etag.is_some() => Ok(Fetched::Unchanged),
+                status => Err(FetchFault::Status(status)),
             }
-            self.collect(response.into_body()).await
         };
         // The connection is driven here and not by a task of its own; when it ends first, what it read is still there for
         // the exchange to take.

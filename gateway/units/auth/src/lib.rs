@@ -6,7 +6,7 @@
 //! The way in reading order: what may be configured ([`config`]) and the algorithms there are; how a token is found
 //! (`bearer`) and read (`base64url`, `strict_json`, `jws`), and what its `claims` must say; the issuer's keys, as published
 //! (`jwk`), fetched (`fetch`), and held (`keyring`, `issuer`); the `cache` of tokens already verified; what a route
-//! asks (`policy`), and the one place that decides (`verify`); what a refused client is told (`challenge`); and the unit's
+//! asks (`policy`), what was taken back (`revocation`), and the one place that decides (`verify`); what a refused client is told (`challenge`); and the unit's
 //! outside: [`Unit`], [`Handle`], [`AuthTask`].
 //!
 //! What is absent on purpose: symmetric algorithms and `none`, keys from tokens, a lock that all requests share, and any
@@ -30,6 +30,7 @@ mod jws;
 mod keyring;
 mod metrics;
 mod policy;
+mod revocation;
 mod strict_json;
 mod task;
 mod unit;
@@ -40,6 +41,7 @@ mod verify;
 pub use algorithm::Algorithm;
 pub use config::{AddressBudget, Config, IssuerConfig, JwksConfig, RouteAuth, Scopes};
 pub use policy::{Policy, StrippedHeaders};
+pub use revocation::config::{RevocationConfig, RevocationUrl};
 pub use task::AuthTask;
 pub use unit::{Deps, Handle, Prepared, Unit};
 pub use verify::Verified;

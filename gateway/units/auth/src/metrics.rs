@@ -17,12 +17,13 @@ use crate::fetch::FetchFault;
 pub(crate) const NO_ISSUER: &str = "(none)";
 
 /// The reasons this unit refuses for; the `outcome` label is their slug, or `ok`.
-const REFUSALS: [Reason; 11] = [
+const REFUSALS: [Reason; 12] = [
     Reason::TokenMissing,
     Reason::CredentialsMalformed,
     Reason::TokenMalformed,
     Reason::TokenRejected,
     Reason::TokenExpired,
+    Reason::TokenRevoked,
     Reason::TokenNotYetValid,
     Reason::TokenNotForUs,
     Reason::ScopeMissing,

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::cache::TokenCache;
 use crate::challenge::Challenges;
 use crate::issuer::Issuer;
+use crate::revocation::Revocations;
 use crate::verify::Verified;
 
 /// The longest header that a claim may become; a longer one is left out.
@@ -24,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) cache: Arc<TokenCache>,
     pub(crate) limiter: Option<Arc<KeyedLimiter<IpAddr>>>,
     pub(crate) challenges: Challenges,
+    pub(crate) revocations: Arc<Revocations>,
     /// The longest token looked at.
     pub(crate) longest: usize,
 }

@@ -25,6 +25,7 @@ use crate::fetch;
 use crate::issuer::Issuer;
 use crate::metrics::{KeyAgeCollector, Metrics};
 use crate::policy::{Policy, Shared, StrippedHeaders};
+use crate::revocation::{Plan, Revocations};
 use crate::task::AuthTask;
 use crate::verify::{self, Verified};
 
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     base_dir: PathBuf,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
+    pub(crate) revocations: Arc<Revocations>,
     pub(crate) world: ArcSwap<World>,
     /// Changes with every commit.
     pub(crate) commits: watch::Sender<u64>,
@@ -71,9 +73,10 @@ impl Unit {
     #[expect(clippy::new_ret_no_self, reason = "a unit is its handle and its task")]
     pub fn new(config: &Config, deps: Deps, registry: &mut Registry) -> (Handle, AuthTask) {
         let metrics = Metrics::new(registry);
+        let revocations = Revocations::new(Arc::clone(&deps.clock), registry);
         let world = World {
             config: config.clone(),
-            shared: Arc::new(share(config, None, &metrics)),
+            shared: Arc::new(share(config, None, &metrics, &revocations)),
             issuers: BTreeMap::new(),
             stripped: StrippedHeaders::default(),
         };
@@ -83,6 +86,7 @@ impl Unit {
             base_dir: deps.base_dir,
             metrics,
             health: Health::new("auth"),
+            revocations,
             world: ArcSwap::from_pointee(world),
             commits: watch::Sender::new(0),
             next_issuer: AtomicU64::new(1),
@@ -93,7 +97,7 @@ impl Unit {
 }
 
 /// What the policies of `config` share; cache and limiter are those of `old` where nothing about them changed.
-fn share(config: &Config, old: Option<&World>, metrics: &Metrics) -> Shared {
+fn share(config: &Config, old: Option<&World>, metrics: &Metrics, revocations: &Arc<Revocations>) -> Shared {
     let cache = match old {
         Some(old) if old.config.token_cache == config.token_cache => Arc::clone(&old.shared.cache),
         _ => Arc::new(TokenCache::new(config.token_cache.as_usize(), metrics.cache.clone())),
@@ -106,7 +110,8 @@ fn share(config: &Config, old: Option<&World>, metrics: &Metrics) -> Shared {
             Some(Arc::new(KeyedLimiter::with_rate(rate, budget.max_addresses)))
         }
     };
-    Shared { cache, limiter, challenges: Challenges::new(&config.realm), longest: config.max_token.as_usize() }
+    let (challenges, longest) = (Challenges::new(&config.realm), config.max_token.as_usize());
+    Shared { cache, limiter, challenges, revocations: Arc::clone(revocations), longest }
 }
 
 /// The unit as the request path sees it. Cheap to clone.
@@ -156,13 +161,17 @@ impl Handle {
                 Err(why) => faults.error(&Path::root().key("issuers").key(name.as_str()).key("jwks"), why),
             }
         }
-        if faults.has_errors() {
+        let revocation =
+            self.core.revocations.prepare(&config.revocation, &self.core.base_dir, &mut system_roots).map_err(|why| {
+                faults.error(&Path::root().key("auth").key("revocation").key("url"), why);
+            });
+        let Some(revocation) = revocation.ok().filter(|_| !faults.has_errors()) else {
             self.core.forget_unused(issuers.keys());
             return Err(faults.into_vec());
-        }
-        let shared = Arc::new(share(config, Some(&old), &self.core.metrics));
+        };
+        let shared = Arc::new(share(config, Some(&old), &self.core.metrics, &self.core.revocations));
         let core = Arc::clone(&self.core);
-        Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, stripped: Mutex::default() })
+        Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, revocation, stripped: Mutex::default() })
     }
 
     /// Puts a prepared configuration in force: the task begins to read the keys of new issuers, and what was verified
@@ -176,6 +185,8 @@ impl Handle {
                 issuer.keyring.inherit(&old.keyring);
             }
         }
+        // Before any policy of the new configuration can be asked.
+        self.core.revocations.adopt(Arc::clone(&prepared.revocation), issuers.keys());
         let world = World {
             stripped: prepared.stripped_headers(),
             config: prepared.config.clone(),
@@ -224,6 +235,7 @@ pub struct Prepared {
     config: Config,
     shared: Arc<Shared>,
     issuers: BTreeMap<IssuerName, Arc<Issuer>>,
+    revocation: Arc<Plan>,
     stripped: Mutex<Vec<HeaderName>>,
 }
 
@@ -300,8 +312,9 @@ impl Core {
         names.filter(|name| !world.issuers.contains_key(*name)).for_each(|name| self.metrics.forget(name.as_str()));
     }
 
-    /// Sets the unit's health by the state of its issuers: starting until each was asked for its keys once, degraded
-    /// while one has no usable keys or is failing to be heard. It never is unavailable: routes without tokens, and other
+    /// Sets the unit's health by the state of its issuers and of revocations: starting until each issuer was asked for its
+    /// keys once and revocations were looked for where they are to be, degraded while an issuer has no usable keys, or
+    /// something is failing to be heard or stored. It never is unavailable: routes without tokens, and other
     /// issuers, work all the same.
     pub(crate) fn tell_health(&self) {
         let world = self.world.load();
@@ -309,7 +322,8 @@ impl Core {
             let record = issuer.keyring.record();
             record.heard.is_none() && record.error.is_none()
         };
-        if self.health.get() == State::Starting && world.issuers.values().any(untried) {
+        let settling = || world.issuers.values().any(untried) || self.revocations.is_settling();
+        if self.health.get() == State::Starting && settling() {
             return;
         }
         let complaints: Vec<_> = world
@@ -327,6 +341,7 @@ impl Core {
                     (Some(_), None) => None,
                 }
             })
+            .chain(self.revocations.complaints())
             .collect();
         let state = if complaints.is_empty() { State::Ready } else { State::Degraded(complaints.join("; ")) };
         self.health.set(state);

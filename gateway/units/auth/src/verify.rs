@@ -3,7 +3,7 @@
 //! A token already verified costs a look-up. Any other goes the whole way, in this order, each step cheaper or more
 //! trusted than what follows it: shape and header; the address's budget, since the rest costs real work; the claims, of
 //! which only `iss` is believed, to know whose key to take; the key, which decides the algorithm; the signature; and only
-//! then what the claims say. Then, for old and new alike, the route's scopes.
+//! then what the claims say. Then, for old and new alike, what was revoked, and the route's scopes.
 //!
 //! Only where the key is not at hand does a request wait, and then [`crate::keyring`] says for how long.
 
@@ -29,6 +29,7 @@ use crate::jws::{Compact, Header, MAX_SIGNATURE};
 use crate::keyring::Asked;
 use crate::metrics::{Metrics, Verifications};
 use crate::policy::Policy;
+use crate::revocation::Judgement;
 use crate::strict_json;
 
 /// The proof that a request carries a token that its route accepts. Only this module can make one.
@@ -75,9 +76,10 @@ pub(crate) async fn authenticate(
     };
     let now = clock.unix_seconds();
     let cached = policy.shared.cache.get(token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
-    if let Some((identity, id)) = cached {
+    if let Some((identity, id, key)) = cached {
         let issuer = policy.issuers.iter().find(|issuer| issuer.id == id);
-        return admit(policy, identity, issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications));
+        let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
+        return admit(policy, identity, key.kid(), now, counters);
     }
 
     let attempt = Attempt { policy, token, clock, now };
@@ -96,7 +98,8 @@ pub(crate) async fn authenticate(
     }
     let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
     match outcome {
-        Ok(identity) => admit(policy, identity, counters),
+        // What waited for keys did so for seconds at most; a revocation is kept for longer than that.
+        Ok((identity, key)) => admit(policy, identity, key.kid(), now, counters),
         // Only what cannot be read can be something else than a token, so only then is its alphabet looked at.
         Err(Halt::Bad(fault)) if fault.reason() == Reason::TokenMalformed && !bearer::is_token(token) => {
             refuse(challenges.malformed_credentials("what follows Bearer is not one token"), counters)
@@ -112,8 +115,22 @@ pub(crate) async fn authenticate(
     }
 }
 
-/// The last step, for tokens old and new: the route's scopes.
-fn admit(policy: &Policy, identity: Arc<Identity>, counters: &Verifications) -> Result<Verified, Refusal> {
+/// The last steps, for tokens old and new: what was revoked, and the route's scopes. `kid` is that of the key which
+/// verified the token, whatever the token's header says.
+fn admit(
+    policy: &Policy,
+    identity: Arc<Identity>,
+    kid: Option<&str>,
+    now: u64,
+    counters: &Verifications,
+) -> Result<Verified, Refusal> {
+    match policy.shared.revocations.judge(&identity, kid, now) {
+        Judgement::Good => {}
+        Judgement::Revoked(kind) => {
+            return refuse(policy.shared.challenges.bad_token(&TokenFault::Revoked(kind)), counters);
+        }
+        Judgement::Unknown(why) => return refuse(challenge::revocations_unknown(why), counters),
+    }
     match policy.judge_scopes(&identity) {
         Ok(()) => {
             counters.ok();
@@ -133,6 +150,9 @@ fn seconds(span: Duration) -> u64 {
     span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }
 
+/// Who a token stands for, and the key that says so.
+type Checked = (Arc<Identity>, Arc<Key>);
+
 /// One token that was not in the cache.
 struct Attempt<'r> {
     policy: &'r Policy,
@@ -144,7 +164,7 @@ struct Attempt<'r> {
 impl<'r> Attempt<'r> {
     /// Goes the whole way without waiting. Charges `charge`, if given, with a signature check. Sets `whose` as soon as an
     /// issuer of the policy is known, whatever comes of it.
-    fn check(&self, charge: Option<IpAddr>, whose: &mut Option<&'r Issuer>) -> Result<Arc<Identity>, Halt> {
+    fn check(&self, charge: Option<IpAddr>, whose: &mut Option<&'r Issuer>) -> Result<Checked, Halt> {
         let shared = &self.policy.shared;
         let compact = Compact::split(self.token, shared.longest)?;
         let mut room: SmallVec<[u8; 512]> = SmallVec::from_elem(0, compact.header.len());
@@ -176,7 +196,7 @@ impl<'r> Attempt<'r> {
         if !key.is_withdrawn() {
             shared.cache.insert(self.token, issuer.id, &key, &identity, self.now);
         }
-        Ok(identity)
+        Ok((identity, key))
     }
 
     /// Finds the key that made the signature.
