@@ -50,8 +50,8 @@ impl Metrics {
             store_errors: Counter::default(),
         };
         for way in [Way::Door, Way::File, Way::Url] {
-            metrics.reads.get_or_create(&Outcome { feed: way.name(), outcome: "ok" });
-            metrics.bad_lines.get_or_create(&OfWay { feed: way.name() });
+            // Made here, so that the series are there from the beginning.
+            metrics.read_with(way, "ok", 0, 0);
         }
         registry.register(
             "revocation_hits",
@@ -83,8 +83,12 @@ impl Metrics {
 
     /// `outcome` is one of a fixed list.
     pub(crate) fn read(&self, way: Way, outcome: &'static str, bad_lines: usize) {
-        self.reads.get_or_create(&Outcome { feed: way.name(), outcome }).inc();
-        self.bad_lines.get_or_create(&OfWay { feed: way.name() }).inc_by(bad_lines as u64);
+        self.read_with(way, outcome, 1, bad_lines as u64);
+    }
+
+    fn read_with(&self, way: Way, outcome: &'static str, by: u64, bad_lines: u64) {
+        self.reads.get_or_create(&Outcome { feed: way.name(), outcome }).inc_by(by);
+        self.bad_lines.get_or_create(&OfWay { feed: way.name() }).inc_by(bad_lines);
     }
 }
 

@@ -16,7 +16,7 @@
 //! In reading order: what may be configured ([`config`]), `record`, `list`, `store`, what ties them together (here), what
 //! feeds it (`feed`), what operators see and order (`door`), what is counted (`metrics`).
 
-pub mod config;
+pub(crate) mod config;
 mod record;
 mod list;
 mod store;
