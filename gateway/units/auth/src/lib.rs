@@ -42,6 +42,8 @@ pub use algorithm::Algorithm;
 pub use config::{AddressBudget, Config, IssuerConfig, JwksConfig, RouteAuth, Scopes};
 pub use policy::{Policy, StrippedHeaders};
 pub use revocation::config::{RevocationConfig, RevocationUrl};
+#[doc(hidden)]
+pub use revocation::measure;
 pub use task::AuthTask;
 pub use unit::{Deps, Handle, Prepared, Unit};
 pub use verify::Verified;

@@ -84,6 +84,7 @@ async fn run(core: Arc<Core>, mut stop: Stop) {
         }
     }
     keepers.shutdown().await;
+    core.revocations.close();
     core.health.set(State::Stopped);
 }
 

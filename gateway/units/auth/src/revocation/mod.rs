@@ -23,6 +23,8 @@ mod store;
 mod feed;
 mod door;
 mod metrics;
+#[doc(hidden)]
+pub mod measure;
 
 use std::collections::HashSet;
 use std::io;
@@ -455,6 +457,15 @@ impl Revocations {
         Ok(())
     }
 
+    /// Lets the store go: the process is ending, or another begins. What is in the list stays in force.
+    pub(crate) fn close(&self) {
+        let mut store = self.store.lock();
+        // Nothing is owed to it: whoever was told that something is stored was told after it was.
+        *store = None;
+        self.desk.lock().journal = Journal::Behind;
+        self.kept.lock().loaded = None;
+    }
+
     /// Forgets what is over.
     fn sweep(&self) {
         self.desk.lock().writer.sweep(self.clock.unix_seconds());
@@ -530,5 +541,86 @@ impl Revocations {
             }
         }
         complaints
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use sluice_vocabulary::clock::ManualClock;
+
+    fn records(from: u32, to: u32) -> Vec<Record> {
+        let issuer = IssuerName::new("corp").unwrap();
+        let record = |i: u32| {
+            let target = Target { kind: Kind::Token, issuer: issuer.clone(), value: format!("token-{i}") };
+            Record { target, issued_before: 0, expires_at: 1000 }
+        };
+        (from..to).map(record).collect()
+    }
+
+    fn started(folder: &Path, clock: &ManualClock) -> Arc<Revocations> {
+        let revocations = Revocations::new(Arc::new(clock.clone()), &mut Registry::default());
+        let config = RevocationConfig { store: Some(folder.join("state")), ..RevocationConfig::default() };
+        let plan = revocations.prepare(&config, folder, &mut || Err("no roots here".into())).unwrap();
+        revocations.adopt(plan, std::iter::empty());
+        revocations
+    }
+
+    #[test]
+    fn what_could_not_be_stored_is_in_force_is_said_and_is_stored_when_the_disk_is_well_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(10);
+        let revocations = started(folder.path(), &clock);
+        revocations.load().unwrap();
+        revocations.take(&records(0, 10));
+        revocations.keep().unwrap();
+        revocations.store.lock().as_mut().unwrap().spoil();
+        revocations.take(&records(10, 20));
+        let why = revocations.keep().unwrap_err();
+        assert!(why.contains("cannot be written"), "{why}");
+        assert!(revocations.complaints().iter().any(|told| told.contains(&why)), "{:?}", revocations.complaints());
+        assert_eq!((revocations.list.count(Kind::Token), revocations.metrics.store_errors.get()), (20, 1));
+        // As the sweep does, without another change.
+        revocations.keep().unwrap();
+        assert!(revocations.complaints().is_empty());
+        revocations.close();
+
+        let again = started(folder.path(), &clock);
+        again.load().unwrap();
+        assert_eq!(again.list.count(Kind::Token), 20);
+    }
+
+    #[test]
+    fn a_store_that_holds_more_than_memory_may_is_not_taken_in_part() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(10);
+        let first = started(folder.path(), &clock);
+        first.load().unwrap();
+        first.take(&records(0, 100_000));
+        first.keep().unwrap();
+        first.close();
+        let second = Revocations::new(Arc::new(clock), &mut Registry::default());
+        let max_memory = sluice_vocabulary::measure::ByteSize::mib(1);
+        let config = RevocationConfig { store: Some("state".into()), max_memory, ..RevocationConfig::default() };
+        let plan = second.prepare(&config, folder.path(), &mut || Err("no roots here".into())).unwrap();
+        second.adopt(plan, std::iter::empty());
+        assert!(second.load().unwrap_err().contains("find no room in max_memory"));
+        assert_eq!(second.gate.load(Ordering::Acquire), STORE_NOT_READ);
+    }
+
+    #[test]
+    fn a_log_of_what_is_over_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(10);
+        let revocations = started(folder.path(), &clock);
+        revocations.load().unwrap();
+        revocations.take(&records(0, 30_000));
+        revocations.keep().unwrap();
+        let before = revocations.store_bytes();
+        clock.advance(Duration::from_secs(1000 + list::GRACE));
+        revocations.sweep();
+        revocations.keep().unwrap();
+        assert!(revocations.store_bytes() < 100 && before > 1 << 20, "{before}, then {}", revocations.store_bytes());
     }
 }

@@ -163,6 +163,13 @@ impl Store {
         Ok(())
     }
 
+    /// Lets every write of the log fail as on a full disk.
+    #[cfg(test)]
+    #[expect(clippy::unwrap_used, reason = "tests")]
+    pub(crate) fn spoil(&mut self) {
+        self.log = options().append(true).open("/dev/full").unwrap();
+    }
+
     /// Bytes of the log.
     pub(crate) fn length(&self) -> u64 {
         self.length
