@@ -165,7 +165,6 @@ impl Store {
 
     /// Lets every write of the log fail as on a full disk.
     #[cfg(test)]
-    #[expect(clippy::unwrap_used, reason = "tests")]
     pub(crate) fn spoil(&mut self) {
         self.log = options().append(true).open("/dev/full").unwrap();
     }
