@@ -36,6 +36,11 @@ impl Measured {
         self.0.judge(identity, kid, now) != Judgement::Good
     }
 
+    /// Whether a `jti` is revoked: the look-up alone, without its claim being looked for in the token.
+    pub fn has_token(&self, issuer: &IssuerName, jti: &str, now: u64) -> bool {
+        self.0.list().find(Kind::Token, issuer.as_str(), jti, now).is_some()
+    }
+
     /// The bytes that the list says it takes.
     pub fn bytes(&self) -> usize {
         self.0.list().bytes()
