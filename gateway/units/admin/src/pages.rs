@@ -103,8 +103,9 @@ impl Pages {
 
     async fn log(&self, head: &Parts, body: Incoming) -> Reply {
         if head.method == Method::PUT {
-            let text = match read(body, LARGEST_LEVEL).await.and_then(text) {
-                Ok(text) => text,
+            let text = match read(body, LARGEST_LEVEL).await.map(|body| String::from_utf8(body.into())) {
+                Ok(Ok(text)) => text,
+                Ok(Err(_)) => return reply::problem(StatusCode::BAD_REQUEST, "the body is not UTF-8 text"),
                 Err(refused) => return refused,
             };
             let before = self.deps.log_level.get();
@@ -174,8 +175,4 @@ async fn read(body: Incoming, most: usize) -> Result<Bytes, Reply> {
         Ok(Err(_)) => Err(reply::problem(StatusCode::BAD_REQUEST, "the body is not well-formed")),
         Err(_) => Err(reply::problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
     }
-}
-
-fn text(body: Bytes) -> Result<String, Reply> {
-    String::from_utf8(body.into()).map_err(|_| reply::problem(StatusCode::BAD_REQUEST, "the body is not UTF-8 text"))
 }
