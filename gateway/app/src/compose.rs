@@ -239,6 +239,7 @@ impl Gateway {
             metrics: Arc::clone(&page) as Arc<dyn MetricsPage>,
             log_level: Arc::new(log.handle.clone()),
             reload: Arc::clone(&reload),
+            revoke: Arc::new(units.auth.clone()),
             pages,
         };
         let (admin, admin_task) = sluice_admin::Unit::new(&admin_config, deps, metrics.unit("admin"))

@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::names::UpstreamName;
 use crate::unit::BoxFuture;
 
@@ -44,4 +46,37 @@ pub trait LogLevel: Send + Sync + 'static {
 pub trait Reload: Send + Sync + 'static {
     /// Reads, checks and applies; the error lists the faults as a person would read them.
     fn reload(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// Tokens taken back before they expire. Offered by auth, asked for by admin. Records are JSON objects, one a line, in the
+/// form that the auth unit documents.
+pub trait Revoke: Send + Sync + 'static {
+    /// How many there are and how they come here; and the first `limit` of them, in no order.
+    fn revocations(&self, limit: usize) -> BoxFuture<'_, serde_json::Value>;
+
+    /// Puts every record of `lines` in force, or none. Gives how many there were, as a page shows it.
+    fn revoke(&self, lines: Bytes) -> BoxFuture<'_, Result<serde_json::Value, RevokeFault>>;
+
+    /// Takes every record of `lines` out of force, or none.
+    fn lift(&self, lines: Bytes) -> BoxFuture<'_, Result<serde_json::Value, RevokeFault>>;
+}
+
+/// Why revocations were not taken as they were meant to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevokeFault {
+    /// Some lines are no good; nothing was done. The first of them, and how many there are.
+    BadLines(Vec<BadLine>, usize),
+    /// There is no memory for all of them: what could not be done.
+    Full(String),
+    /// They will not survive a restart: what was done, and why.
+    NotStored(String),
+}
+
+/// A line that is no good.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct BadLine {
+    /// Its number, counted from 1.
+    pub line: usize,
+    /// What is wrong with it. Quotes no value.
+    pub fault: String,
 }

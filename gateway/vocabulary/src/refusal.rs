@@ -77,6 +77,8 @@ reasons! {
     TokenRejected = 401 "token-rejected" "The token is not valid", 16;
     /// Past its `exp`.
     TokenExpired = 401 "token-expired" "The token has expired", 16;
+    /// Taken back before its `exp`.
+    TokenRevoked = 401 "token-revoked" "The token was revoked", 16;
     /// Before its `nbf`.
     TokenNotYetValid = 401 "token-not-yet-valid" "The token is not valid yet", 16;
     /// Not for this audience, or of an issuer that is not accepted here.

@@ -9,6 +9,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
+use sluice_vocabulary::ports::RevokeFault;
 use tokio::time::timeout;
 
 use crate::exposition::{self, wants_openmetrics};
@@ -18,8 +19,12 @@ use crate::reply::{self, Reply};
 use crate::server::Deps;
 use crate::visitor;
 
-/// The largest body read: a log level.
-const LARGEST_BODY: usize = 4 * 1024;
+/// The largest log level read.
+const LARGEST_LEVEL: usize = 4 * 1024;
+/// The most revocations read at once: some ten thousand.
+const LARGEST_LIST: usize = 1024 * 1024;
+/// The most revocations shown.
+const MOST_SHOWN: usize = 1000;
 /// How long a body may take.
 const BODY_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a reload may take before its caller is told to look for its outcome in the log.
@@ -61,6 +66,7 @@ impl Pages {
             "/log" => ("/log", self.log(head, body).await),
             "/reload" if head.method == Method::POST => ("/reload", self.reload().await),
             "/reload" => ("/reload", reply::not_allowed("POST")),
+            "/revocations" => ("/revocations", self.revocations(head, body).await),
             path => match self.deps.pages.iter().find(|(known, _)| *known == path) {
                 Some((known, _)) if !is_look => (*known, reply::not_allowed("GET, HEAD")),
                 Some((known, page)) => (*known, reply::json(StatusCode::OK, &page.inspect())),
@@ -75,7 +81,10 @@ impl Pages {
              GET  /readyz    whether it may take traffic, and each unit's state\n\
              GET  /metrics   all metrics\n\
              GET  /log       what is logged; PUT another level to change it\n\
-             POST /reload    read the configuration again\n",
+             POST /reload    read the configuration again\n\
+             GET  /revocations   how many tokens are revoked, and how that is known; ?limit=N shows some\n\
+             POST /revocations   revoke what the body's lines say\n\
+             DELETE /revocations   lift what the body's lines name\n",
         );
         for (path, _) in &self.deps.pages {
             text.push_str(&format!("GET  {path}\n"));
@@ -94,8 +103,9 @@ impl Pages {
 
     async fn log(&self, head: &Parts, body: Incoming) -> Reply {
         if head.method == Method::PUT {
-            let text = match read(body).await {
-                Ok(text) => text,
+            let text = match read(body, LARGEST_LEVEL).await.map(|body| String::from_utf8(body.into())) {
+                Ok(Ok(text)) => text,
+                Ok(Err(_)) => return reply::problem(StatusCode::BAD_REQUEST, "the body is not UTF-8 text"),
                 Err(refused) => return refused,
             };
             let before = self.deps.log_level.get();
@@ -107,6 +117,30 @@ impl Pages {
             return reply::not_allowed("GET, HEAD, PUT");
         }
         reply::json(StatusCode::OK, &json!({ "level": self.deps.log_level.get() }))
+    }
+
+    async fn revocations(&self, head: &Parts, body: Incoming) -> Reply {
+        let revoke = &self.deps.revoke;
+        let order = match head.method {
+            Method::GET | Method::HEAD => {
+                return match limit(head.uri.query()) {
+                    Ok(limit) => reply::json(StatusCode::OK, &revoke.revocations(limit).await),
+                    Err(why) => reply::problem(StatusCode::BAD_REQUEST, &why),
+                };
+            }
+            Method::POST | Method::DELETE => match read(body, LARGEST_LIST).await {
+                Ok(lines) if head.method == Method::POST => revoke.revoke(lines),
+                Ok(lines) => revoke.lift(lines),
+                Err(refused) => return refused,
+            },
+            _ => return reply::not_allowed("GET, HEAD, POST, DELETE"),
+        };
+        match order.await {
+            Ok(done) => reply::json(StatusCode::OK, &done),
+            Err(RevokeFault::BadLines(lines, count)) => reply::bad_lines(&lines, count),
+            Err(RevokeFault::Full(why)) => reply::problem(StatusCode::INSUFFICIENT_STORAGE, &why),
+            Err(RevokeFault::NotStored(why)) => reply::problem(StatusCode::SERVICE_UNAVAILABLE, &why),
+        }
     }
 
     async fn reload(&self) -> Reply {
@@ -124,17 +158,21 @@ impl Pages {
     }
 }
 
-/// A short text body, in time.
-async fn read(body: Incoming) -> Result<String, Reply> {
-    let collected = timeout(BODY_PATIENCE, Limited::new(body, LARGEST_BODY).collect()).await;
-    let bytes: Bytes = match collected {
-        Ok(Ok(body)) => body.to_bytes(),
+/// How many revocations are to be shown; none unless asked for.
+fn limit(query: Option<&str>) -> Result<usize, String> {
+    let Some(query) = query else { return Ok(0) };
+    let limit = query.strip_prefix("limit=").and_then(|limit| limit.parse().ok()).filter(|limit| *limit <= MOST_SHOWN);
+    limit.ok_or_else(|| format!("the query is not limit=N: expected N from 0 to {MOST_SHOWN}"))
+}
+
+/// A body of at most `most` bytes, in time.
+async fn read(body: Incoming, most: usize) -> Result<Bytes, Reply> {
+    match timeout(BODY_PATIENCE, Limited::new(body, most).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            let most = format!("the body is larger than {LARGEST_BODY} bytes");
-            return Err(reply::problem(StatusCode::PAYLOAD_TOO_LARGE, &most));
+            Err(reply::problem(StatusCode::PAYLOAD_TOO_LARGE, &format!("the body is larger than {most} bytes")))
         }
-        Ok(Err(_)) => return Err(reply::problem(StatusCode::BAD_REQUEST, "the body is not well-formed")),
-        Err(_) => return Err(reply::problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-    };
-    String::from_utf8(bytes.into()).map_err(|_| reply::problem(StatusCode::BAD_REQUEST, "the body is not UTF-8 text"))
+        Ok(Err(_)) => Err(reply::problem(StatusCode::BAD_REQUEST, "the body is not well-formed")),
+        Err(_) => Err(reply::problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    }
 }

@@ -5,6 +5,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
+use sluice_vocabulary::ports::BadLine;
 
 pub(crate) type Reply = Response<Full<Bytes>>;
 
@@ -33,6 +34,17 @@ pub(crate) fn json(status: StatusCode, value: &Value) -> Reply {
 pub(crate) fn problem(status: StatusCode, detail: &str) -> Reply {
     let title = status.canonical_reason().unwrap_or_default();
     let value = json!({ "title": title, "status": status.as_u16(), "detail": detail });
+    let mut body = serde_json::to_vec_pretty(&value).unwrap_or_default();
+    body.push(b'\n');
+    with(status, "application/problem+json", body)
+}
+
+/// The same, with the lines that are at fault: the first of `count`.
+pub(crate) fn bad_lines(lines: &[BadLine], count: usize) -> Reply {
+    let status = StatusCode::BAD_REQUEST;
+    let title = status.canonical_reason().unwrap_or_default();
+    let detail = format!("nothing was done, since lines are at fault: {count}");
+    let value = json!({ "title": title, "status": status.as_u16(), "detail": detail, "lines": lines });
     let mut body = serde_json::to_vec_pretty(&value).unwrap_or_default();
     body.push(b'\n');
     with(status, "application/problem+json", body)

@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use sluice_admin::{Address, Config, Deps, Handle, Unit};
-use sluice_vocabulary::ports::{Inspect, LogLevel, MetricsPage, Reload};
+use sluice_vocabulary::ports::{BadLine, Inspect, LogLevel, MetricsPage, Reload, Revoke, RevokeFault};
 use sluice_vocabulary::unit::{BoxFuture, Health, State, Stop, Stopper, Task as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
@@ -46,6 +47,34 @@ impl Reload for Reloads {
     }
 }
 
+/// Knows one line: any other is bad, or one of the two that cannot be done.
+struct Revocations(Mutex<Vec<String>>);
+impl Revoke for Revocations {
+    fn revocations(&self, limit: usize) -> BoxFuture<'_, Value> {
+        Box::pin(async move { json!({ "limit": limit }) })
+    }
+    fn revoke(&self, lines: Bytes) -> BoxFuture<'_, Result<Value, RevokeFault>> {
+        Box::pin(async move {
+            match &*lines {
+                b"full" => Err(RevokeFault::Full("no room".to_owned())),
+                b"stuck" => Err(RevokeFault::NotStored("no disk".to_owned())),
+                b"bad" => Err(RevokeFault::BadLines(vec![BadLine { line: 1, fault: "wrong".to_owned() }], 7)),
+                lines => {
+                    self.0.lock().unwrap().push(String::from_utf8_lossy(lines).into_owned());
+                    Ok(json!({ "revoked": 1 }))
+                }
+            }
+        })
+    }
+    fn lift(&self, lines: Bytes) -> BoxFuture<'_, Result<Value, RevokeFault>> {
+        let line = format!("-{}", String::from_utf8_lossy(&lines));
+        Box::pin(async move {
+            self.0.lock().unwrap().push(line);
+            Ok(json!({ "lifted": 1 }))
+        })
+    }
+}
+
 struct Routes;
 impl Inspect for Routes {
     fn inspect(&self) -> Value {
@@ -55,6 +84,7 @@ impl Inspect for Routes {
 
 struct Door {
     handle: Handle,
+    revocations: Arc<Revocations>,
     unit: Health,
     stopper: Stopper,
     task: JoinHandle<()>,
@@ -62,17 +92,19 @@ struct Door {
 
 async fn door(config: Config) -> Door {
     let unit = Health::new("auth");
+    let revocations = Arc::new(Revocations(Mutex::default()));
     let deps = Deps {
         healths: vec![unit.clone()],
         metrics: Arc::new(Page),
         log_level: Arc::new(Level(Mutex::new("info".to_owned()))),
         reload: Arc::new(Reloads(Mutex::new(vec![Ok(()), Err("error: unknown key `x`\n".to_owned())]))),
+        revoke: Arc::clone(&revocations) as _,
         pages: vec![("/routes", Arc::new(Routes))],
     };
     let (handle, mut task) = Unit::new(&config, deps, &mut Registry::default()).unwrap();
     let (stopper, stop) = Stop::new();
     let task = tokio::spawn(async move { task.run(stop).await });
-    Door { handle, unit, stopper, task }
+    Door { handle, revocations, unit, stopper, task }
 }
 
 async fn tcp() -> Door {
@@ -171,6 +203,46 @@ async fn a_reload_tells_its_outcome() {
 }
 
 #[tokio::test]
+async fn revocations_are_taken_and_lifted_whole() {
+    let door = tcp().await;
+    // Well over what a log level may have, and within what a list may.
+    let lines = "x".repeat(900_000);
+    let (status, page) = door.ask("POST", "/revocations", "", &lines).await;
+    assert_eq!((status, serde_json::from_str::<Value>(&page).unwrap()), (200, json!({ "revoked": 1 })));
+    assert_eq!(door.ask("DELETE", "/revocations", "", "a").await.0, 200);
+    assert_eq!(*door.revocations.0.lock().unwrap(), [lines, "-a".to_owned()]);
+    door.end().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_revocations_is_told_line_by_line() {
+    let door = tcp().await;
+    let (status, page) = door.ask("POST", "/revocations", "", "bad").await;
+    let page: Value = serde_json::from_str(&page).unwrap();
+    assert_eq!((status, &page["lines"]), (400, &json!([{ "line": 1, "fault": "wrong" }])));
+    assert!(page["detail"].as_str().unwrap().ends_with(": 7"), "{page}");
+    assert_eq!(door.ask("POST", "/revocations", "", "full").await.0, 507);
+    let (status, page) = door.ask("POST", "/revocations", "", "stuck").await;
+    assert!(status == 503 && page.contains("no disk"), "{page}");
+    assert_eq!(door.ask("POST", "/revocations", "", &"x".repeat(1024 * 1024 + 1)).await.0, 413);
+    assert_eq!(door.ask("PUT", "/revocations", "", "x").await.0, 405);
+    assert_eq!(door.ask("POST", "/revocations", "origin: http://evil.example\r\n", "x").await.0, 403);
+    assert!(door.revocations.0.lock().unwrap().is_empty());
+    door.end().await;
+}
+
+#[tokio::test]
+async fn revocations_are_listed_only_on_request_and_only_so_many() {
+    let door = tcp().await;
+    assert_eq!(door.get("/revocations").await.1, "{\n  \"limit\": 0\n}\n");
+    assert_eq!(door.get("/revocations?limit=1000").await.1, "{\n  \"limit\": 1000\n}\n");
+    for bad in ["limit=1001", "limit=-1", "limit=", "limit=5&limit=6", "all"] {
+        assert_eq!(door.get(&format!("/revocations?{bad}")).await.0, 400, "{bad}");
+    }
+    door.end().await;
+}
+
+#[tokio::test]
 async fn a_web_page_gets_nothing() {
     let door = tcp().await;
     let rebound = door.raw("GET /metrics HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await;
@@ -230,6 +302,7 @@ fn bind_again(config: &Config) -> Result<(), String> {
         metrics: Arc::new(Page),
         log_level: Arc::new(Level(Mutex::default())),
         reload: Arc::new(Reloads(Mutex::default())),
+        revoke: Arc::new(Revocations(Mutex::default())),
         pages: Vec::new(),
     };
     Unit::new(config, deps, &mut Registry::default()).map(drop).map_err(|error| error.to_string())

@@ -85,15 +85,15 @@ impl TokenCache {
         self.hasher.hash_one(token)
     }
 
-    /// The identity that `token` stands for, and the instance of its issuer, if it is here, still good, and of an issuer
-    /// that `accepts` takes.
+    /// The identity that `token` stands for, the instance of its issuer and the key that verified it, if it is here, still
+    /// good, and of an issuer that `accepts` takes.
     pub(crate) fn get(
         &self,
         hash: u64,
         token: &[u8],
         now: u64,
         accepts: impl Fn(u64) -> bool,
-    ) -> Option<(Arc<Identity>, u64)> {
+    ) -> Option<(Arc<Identity>, u64, Arc<Key>)> {
         let found = self.shard(hash).and_then(|shard| shard.read().find(hash, token, now, &accepts));
         match &found {
             Some(_) => self.metrics.hits.inc(),
@@ -189,7 +189,13 @@ impl std::fmt::Debug for TokenCache {
 }
 
 impl Shard {
-    fn find(&self, hash: u64, token: &[u8], now: u64, accepts: &impl Fn(u64) -> bool) -> Option<(Arc<Identity>, u64)> {
+    fn find(
+        &self,
+        hash: u64,
+        token: &[u8],
+        now: u64,
+        accepts: &impl Fn(u64) -> bool,
+    ) -> Option<(Arc<Identity>, u64, Arc<Key>)> {
         let slot = self.table.find(hash, |slot| {
             self.slots[*slot as usize]
                 .as_ref()
@@ -200,7 +206,7 @@ impl Shard {
         if !entry.used.load(Ordering::Relaxed) {
             entry.used.store(true, Ordering::Relaxed);
         }
-        Some((Arc::clone(&entry.identity), entry.issuer))
+        Some((Arc::clone(&entry.identity), entry.issuer, Arc::clone(&entry.key)))
     }
 
     /// Evicts into `out` until no more than `target` bytes are held; says how many good entries had to go.

@@ -22,6 +22,7 @@ pub(crate) struct Challenges {
     malformed: HeaderValue,
     rejected: HeaderValue,
     expired: HeaderValue,
+    revoked: HeaderValue,
     not_yet_valid: HeaderValue,
     not_for_us: HeaderValue,
 }
@@ -39,6 +40,7 @@ impl Challenges {
             malformed: error("invalid_token", "The token cannot be read"),
             rejected: error("invalid_token", "The token is not valid"),
             expired: error("invalid_token", "The token has expired"),
+            revoked: error("invalid_token", "The token was revoked"),
             not_yet_valid: error("invalid_token", "The token is not valid yet"),
             not_for_us: error("invalid_token", "The token is not accepted here"),
         }
@@ -101,6 +103,7 @@ impl Challenges {
         let challenge = match reason {
             Reason::TokenMalformed => &self.malformed,
             Reason::TokenExpired => &self.expired,
+            Reason::TokenRevoked => &self.revoked,
             Reason::TokenNotYetValid => &self.not_yet_valid,
             Reason::TokenNotForUs => &self.not_for_us,
             _ => &self.rejected,
@@ -120,6 +123,11 @@ pub(crate) fn keys_unavailable(issuer: &str, why: &str, retry_after: u64) -> Ref
     Refusal::new(Reason::KeysUnavailable)
         .header(RETRY_AFTER, HeaderValue::from(retry_after.max(1)))
         .internal(format!("issuer {issuer}: {why}"))
+}
+
+/// The answer while it is not known what was revoked.
+pub(crate) fn revocations_unknown(why: &'static str) -> Refusal {
+    Refusal::new(Reason::KeysUnavailable).header(RETRY_AFTER, HeaderValue::from(1)).internal(why)
 }
 
 /// The answer to an address over its budget of signature checks.

@@ -16,6 +16,7 @@ use crate::discovery;
 use crate::jwk::KeySet;
 use crate::pointer::ClaimPath;
 use crate::predicates::{self, ClaimRule};
+use crate::revocation::config::RevocationConfig;
 use crate::scopes;
 use crate::step_up::StepUp;
 
@@ -38,6 +39,8 @@ pub struct Config {
     /// default: then a restart during an outage has no keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<PathBuf>,
+    /// Tokens taken back before they expire.
+    pub revocation: RevocationConfig,
 }
 
 impl Default for Config {
@@ -48,6 +51,7 @@ impl Default for Config {
             max_token: ByteSize::kib(16),
             signature_checks_per_address: Some(AddressBudget::default()),
             state_dir: None,
+            revocation: RevocationConfig::default(),
         }
     }
 }
@@ -343,7 +347,7 @@ pub struct Scopes {
 }
 
 /// Pushes a fault where `value` is outside `bounds`.
-fn within<T: PartialOrd + std::fmt::Display>(value: T, least: T, most: T, at: &Path, faults: &mut Faults) {
+pub(crate) fn within<T: PartialOrd + std::fmt::Display>(value: T, least: T, most: T, at: &Path, faults: &mut Faults) {
     if value < least || value > most {
         faults.error(at, format!("{value} is out of bounds: expected {least} to {most}"));
     }
@@ -368,6 +372,7 @@ impl Config {
         if self.state_dir.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
             faults.error(&at.key("state_dir"), "a folder's name cannot be empty");
         }
+        self.revocation.validate(&at.key("revocation"), faults);
         match &self.signature_checks_per_address {
             Some(budget) => budget.validate(&at.key("signature_checks_per_address"), faults),
             None => faults.warning(

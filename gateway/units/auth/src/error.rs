@@ -6,6 +6,7 @@
 use sluice_vocabulary::Reason;
 
 use crate::algorithm::Algorithm;
+use crate::revocation::Kind;
 use crate::strict_json::BadJson;
 
 /// One of the three parts of a compact JWS.
@@ -74,6 +75,10 @@ pub(crate) enum TokenFault {
     Expired { ago: u64 },
     #[error("not valid for another {wait} s")]
     NotYetValid { wait: u64 },
+
+    // By what was taken back.
+    #[error("revoked by {name}", name = .0.name())]
+    Revoked(Kind),
 }
 
 impl TokenFault {
@@ -96,6 +101,7 @@ impl TokenFault {
             Self::Issuer | Self::Audience => Reason::TokenNotForUs,
             Self::Expired { .. } => Reason::TokenExpired,
             Self::NotYetValid { .. } => Reason::TokenNotYetValid,
+            Self::Revoked(_) => Reason::TokenRevoked,
         }
     }
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HOST, USER_AGENT};
-use http::{Request, StatusCode, Uri};
+use http::header::{ACCEPT, ETAG, HOST, IF_NONE_MATCH, USER_AGENT};
+use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper::service::Service as _;
@@ -76,6 +76,8 @@ pub(crate) struct Fetched {
     pub(crate) document: Bytes,
     /// The answer's `max-age`, as it said it; see [`crate::freshness`].
     pub(crate) max_age: Option<Duration>,
+    /// Its entity tag, if it has one.
+    pub(crate) etag: Option<HeaderValue>,
 }
 
 /// Where an issuer's keys are read.
@@ -118,7 +120,7 @@ impl Source {
     }
 }
 
-/// A key set behind a URL.
+/// A document behind a URL.
 #[derive(Debug)]
 pub(crate) struct UrlSource {
     url: Uri,
@@ -131,6 +133,17 @@ impl UrlSource {
         let url: Uri = url.parse().map_err(|error| format!("{url:?} is not a URL: {error}"))?;
         Ok(Self { url, client })
     }
+
+    /// Gets the document in time; `None` if it is still the one of `etag`.
+    pub(crate) async fn get_if_changed(
+        &self,
+        wanted: Document,
+        etag: Option<&HeaderValue>,
+    ) -> Result<Option<Fetched>, FetchFault> {
+        let timeout = self.client.timeout;
+        let got = tokio::time::timeout(timeout, self.client.get_if_changed(&self.url, wanted, etag)).await;
+        got.unwrap_or(Err(FetchFault::Timeout(timeout)))
+    }
 }
 
 /// What is asked for.
@@ -138,6 +151,7 @@ impl UrlSource {
 pub(crate) enum Document {
     KeySet,
     Metadata,
+    Revocations,
 }
 
 impl Document {
@@ -145,11 +159,12 @@ impl Document {
         match self {
             Self::KeySet => "application/jwk-set+json, application/json",
             Self::Metadata => "application/json",
+            Self::Revocations => "application/jsonl, application/json",
         }
     }
 }
 
-/// Gets documents of one issuer, each over a connection of its own.
+/// Gets documents, each over a connection of its own.
 #[derive(Debug)]
 pub(crate) struct HttpClient {
     connector: TowerToHyperService<HttpsConnector<HttpConnector>>,
@@ -178,6 +193,17 @@ impl HttpClient {
 
     /// Gets what is at `url`, within the bound of size and without one of time.
     pub(crate) async fn get(&self, url: &Uri, wanted: Document) -> Result<Fetched, FetchFault> {
+        // Unasked for, an answer that it is unchanged is none.
+        self.get_if_changed(url, wanted, None).await?.ok_or(FetchFault::Status(StatusCode::NOT_MODIFIED))
+    }
+
+    /// The same, unless it is still the document of `etag`.
+    pub(crate) async fn get_if_changed(
+        &self,
+        url: &Uri,
+        wanted: Document,
+        etag: Option<&HeaderValue>,
+    ) -> Result<Option<Fetched>, FetchFault> {
         let authority = url.authority().map_or("", |authority| authority.as_str());
         let io = self.connector.call(url.clone()).await.map_err(|error| FetchFault::Connect(chain(&*error)))?;
         let (mut sender, connection) = http1::Builder::new()
@@ -186,19 +212,23 @@ impl HttpClient {
             .await
             .map_err(|error| FetchFault::Connect(chain(&error)))?;
         let path = url.path_and_query().map_or("/", |path| path.as_str());
-        let request = Request::get(path)
-            .header(HOST, authority)
-            .header(ACCEPT, wanted.accept())
-            .header(USER_AGENT, "sluice")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| FetchFault::Transfer(error.to_string()))?;
+        let mut request =
+            Request::get(path).header(HOST, authority).header(ACCEPT, wanted.accept()).header(USER_AGENT, "sluice");
+        if let Some(etag) = etag {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| FetchFault::Transfer(error.to_string()))?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(|error| FetchFault::Transfer(chain(&error)))?;
-            if response.status() != StatusCode::OK {
-                return Err(FetchFault::Status(response.status()));
+            match response.status() {
+                StatusCode::OK => {
+                    let max_age = freshness::max_age(response.headers());
+                    let etag = response.headers().get(ETAG).cloned();
+                    Ok(Some(Fetched { document: self.collect(response.into_body()).await?, max_age, etag }))
+                }
+                StatusCode::NOT_MODIFIED if etag.is_some() => Ok(None),
+                status => Err(FetchFault::Status(status)),
             }
-            let max_age = freshness::max_age(response.headers());
-            Ok(Fetched { document: self.collect(response.into_body()).await?, max_age })
         };
         // The connection is driven here and not by a task of its own; when it ends first, what it read is still there for
         // the exchange to take.
@@ -258,7 +288,7 @@ impl FileSource {
         if document.len() > self.max_size {
             return Err(FetchFault::TooLarge(self.max_size));
         }
-        Ok(Fetched { document: document.into(), max_age: None })
+        Ok(Fetched { document: document.into(), max_age: None, etag: None })
     }
 
     /// The file's stamp now; `None` where there is no file.

@@ -7,8 +7,9 @@
 //! (`bearer`) and read (`base64url`, `scan`, `jws`), and what its `claims` must say; the issuer's keys, as published (`jwk`,
 //! `strict_json`), found (`discovery`), fetched (`fetch`, `freshness`), held (`keyring`, `issuer`) and kept (`disk`); the
 //! `cache` of tokens already verified; what a route asks (`policy`, of `scopes`, `predicates` by `pointer`, and `step_up`),
-//! and the one place that decides (`verify`), with the `proof` it gives; what a refused client is told (`challenge`) and
-//! what the operator is (`metrics`, `refusals`); and the unit's outside: [`Unit`], [`Handle`], [`AuthTask`].
+//! what was taken back (`revocation`), and the one place that decides (`verify`), with the `proof` it gives; what a refused
+//! client is told (`challenge`) and what the operator is (`metrics`, `refusals`); and the unit's outside: [`Unit`],
+//! [`Handle`], [`AuthTask`].
 //!
 //! What is absent on purpose: symmetric algorithms and `none`, keys from tokens, a lock that all requests share, and any
 //! call to an issuer on the path of a request whose key is at hand.
@@ -38,6 +39,7 @@ mod policy;
 mod predicates;
 mod proof;
 mod refusals;
+mod revocation;
 mod scan;
 mod scopes;
 mod step_up;
@@ -57,6 +59,9 @@ pub use config::{
 pub use policy::{Policy, StrippedHeaders};
 pub use predicates::ClaimRule;
 pub use proof::{Anonymous, Proof};
+pub use revocation::config::{RevocationConfig, RevocationUrl};
+#[doc(hidden)]
+pub use revocation::measure;
 pub use step_up::StepUp;
 pub use task::AuthTask;
 pub use unit::{Deps, Handle, Prepared, Unit};

@@ -18,12 +18,13 @@ use crate::refusals::RefusalLog;
 pub(crate) const NO_ISSUER: &str = "(none)";
 
 /// The reasons this unit refuses for; the `outcome` label is their slug, or `ok`.
-pub(crate) const REFUSALS: [Reason; 13] = [
+pub(crate) const REFUSALS: [Reason; 14] = [
     Reason::TokenMissing,
     Reason::CredentialsMalformed,
     Reason::TokenMalformed,
     Reason::TokenRejected,
     Reason::TokenExpired,
+    Reason::TokenRevoked,
     Reason::TokenNotYetValid,
     Reason::TokenNotForUs,
     Reason::ScopeMissing,

@@ -19,6 +19,7 @@ use crate::metrics::Verifications;
 use crate::predicates::{self, Predicate};
 use crate::proof::{Anonymous, Proof};
 use crate::refusals::RouteOutcomes;
+use crate::revocation::Revocations;
 use crate::scopes::{ScopeRules, Verdict};
 use crate::step_up::Demand;
 
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) cache: Arc<TokenCache>,
     pub(crate) limiter: Option<Arc<KeyedLimiter<IpAddr>>>,
     pub(crate) challenges: Challenges,
+    pub(crate) revocations: Arc<Revocations>,
     /// The longest token looked at.
     pub(crate) longest: usize,
 }

@@ -60,6 +60,7 @@ async fn run(core: Arc<Core>, mut stop: Stop) {
     let mut commits = core.commits.subscribe();
     // Dropped with this future, it ends every keeper.
     let mut keepers = JoinSet::new();
+    keepers.spawn(crate::revocation::tend(Arc::clone(&core)));
     let mut running: HashMap<u64, AbortHandle> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -92,6 +93,7 @@ async fn run(core: Arc<Core>, mut stop: Stop) {
         }
     }
     keepers.shutdown().await;
+    core.revocations.close();
     core.health.set(State::Stopped);
 }
 

@@ -27,6 +27,7 @@ use crate::metrics::{KeyAgeCollector, Metrics};
 use crate::policy::{Policy, Shared, StrippedHeaders};
 use crate::proof::Proof;
 use crate::refusals::RouteOutcomes;
+use crate::revocation::{Plan, Revocations};
 use crate::task::AuthTask;
 use crate::verify;
 
@@ -49,6 +50,7 @@ pub(crate) struct Core {
     base_dir: PathBuf,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
+    pub(crate) revocations: Arc<Revocations>,
     pub(crate) world: ArcSwap<World>,
     /// Changes with every commit.
     pub(crate) commits: watch::Sender<u64>,
@@ -75,9 +77,10 @@ impl Unit {
     #[expect(clippy::new_ret_no_self, reason = "a unit is its handle and its task")]
     pub fn new(config: &Config, deps: Deps, registry: &mut Registry) -> (Handle, AuthTask) {
         let metrics = Metrics::new(registry);
+        let revocations = Revocations::new(Arc::clone(&deps.clock), registry);
         let world = World {
             config: config.clone(),
-            shared: Arc::new(share(config, None, &metrics)),
+            shared: Arc::new(share(config, None, &metrics, &revocations)),
             issuers: BTreeMap::new(),
             stripped: StrippedHeaders::default(),
             routes: BTreeSet::new(),
@@ -88,6 +91,7 @@ impl Unit {
             base_dir: deps.base_dir,
             metrics,
             health: Health::new("auth"),
+            revocations,
             world: ArcSwap::from_pointee(world),
             commits: watch::Sender::new(0),
             next_issuer: AtomicU64::new(1),
@@ -98,7 +102,7 @@ impl Unit {
 }
 
 /// What the policies of `config` share; cache and limiter are those of `old` where nothing about them changed.
-fn share(config: &Config, old: Option<&World>, metrics: &Metrics) -> Shared {
+fn share(config: &Config, old: Option<&World>, metrics: &Metrics, revocations: &Arc<Revocations>) -> Shared {
     let cache = match old {
         Some(old) if old.config.token_cache == config.token_cache => Arc::clone(&old.shared.cache),
         _ => Arc::new(TokenCache::new(config.token_cache.as_usize(), metrics.cache.clone())),
@@ -111,7 +115,8 @@ fn share(config: &Config, old: Option<&World>, metrics: &Metrics) -> Shared {
             Some(Arc::new(KeyedLimiter::with_rate(rate, budget.max_addresses)))
         }
     };
-    Shared { cache, limiter, challenges: Challenges::new(&config.realm), longest: config.max_token.as_usize() }
+    let (challenges, longest) = (Challenges::new(&config.realm), config.max_token.as_usize());
+    Shared { cache, limiter, challenges, revocations: Arc::clone(revocations), longest }
 }
 
 /// The unit as the request path sees it. Cheap to clone.
@@ -164,14 +169,18 @@ impl Handle {
                 Err(why) => faults.error(&Path::root().key("issuers").key(name.as_str()).key("jwks"), why),
             }
         }
-        if faults.has_errors() {
+        let revocation =
+            self.core.revocations.prepare(&config.revocation, &self.core.base_dir, &mut system_roots).map_err(|why| {
+                faults.error(&Path::root().key("auth").key("revocation").key("url"), why);
+            });
+        let Some(revocation) = revocation.ok().filter(|_| !faults.has_errors()) else {
             self.core.forget_unused(issuers.keys());
             return Err(faults.into_vec());
-        }
-        let shared = Arc::new(share(config, Some(&old), &self.core.metrics));
+        };
+        let shared = Arc::new(share(config, Some(&old), &self.core.metrics, &self.core.revocations));
         let core = Arc::clone(&self.core);
         let (stripped, routes) = Default::default();
-        Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, stripped, routes })
+        Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, revocation, stripped, routes })
     }
 
     /// Puts a prepared configuration in force: the task begins to read the keys of new issuers, and what was verified
@@ -185,6 +194,8 @@ impl Handle {
                 issuer.keyring.inherit(&old.keyring);
             }
         }
+        // Before any policy of the new configuration can be asked.
+        self.core.revocations.adopt(Arc::clone(&prepared.revocation), issuers.keys());
         let world = World {
             stripped: prepared.stripped_headers(),
             routes: std::mem::take(&mut prepared.routes.lock()),
@@ -236,6 +247,7 @@ pub struct Prepared {
     config: Config,
     shared: Arc<Shared>,
     issuers: BTreeMap<IssuerName, Arc<Issuer>>,
+    revocation: Arc<Plan>,
     stripped: Mutex<Vec<HeaderName>>,
     routes: Mutex<BTreeSet<RouteName>>,
 }
@@ -310,18 +322,21 @@ impl Core {
         names.filter(|name| !world.issuers.contains_key(*name)).for_each(|name| self.metrics.forget(name.as_str()));
     }
 
-    /// Sets the unit's health by the state of its issuers: starting until each was asked for its keys once, degraded
-    /// while one has no usable keys or is failing to be heard. It never is unavailable: routes without tokens, and other
+    /// Sets the unit's health by the state of its issuers and of revocations: starting until each issuer was asked for its
+    /// keys once and revocations were looked for where they are to be, degraded while an issuer has no usable keys, or
+    /// something is failing to be heard or stored. It never is unavailable: routes without tokens, and other
     /// issuers, work all the same.
     pub(crate) fn tell_health(&self) {
         let world = self.world.load();
-        if self.health.get() == State::Starting && !world.issuers.values().all(|issuer| issuer.keyring.is_settled()) {
+        let settled = || world.issuers.values().all(|issuer| issuer.keyring.is_settled());
+        if self.health.get() == State::Starting && (!settled() || self.revocations.is_settling()) {
             return;
         }
         let complaints: Vec<_> = world
             .issuers
             .values()
             .filter_map(|issuer| Some(format!("issuer {}: {}", issuer.name, issuer.keyring.complaint()?)))
+            .chain(self.revocations.complaints())
             .collect();
         let state = if complaints.is_empty() { State::Ready } else { State::Degraded(complaints.join("; ")) };
         self.health.set(state);

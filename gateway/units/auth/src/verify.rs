@@ -3,7 +3,8 @@
 //! A token already verified costs a look-up. Any other goes the whole way, in this order, each step cheaper or more
 //! trusted than what follows it: shape and header; the address's budget, since the rest costs real work; the claims, of
 //! which only `iss` is believed, to know whose key to take; the key, which decides the algorithm; the signature; and only
-//! then what the claims say. Then, for old and new alike, what the route asks: scopes, claims, the user's authentication.
+//! then what the claims say. Then, for old and new alike, what was revoked, and what the route asks: scopes, claims, the
+//! user's authentication.
 //!
 //! Only where the key is not at hand does a request wait, and then [`crate::keyring`] says for how long.
 
@@ -30,6 +31,7 @@ use crate::keyring::Asked;
 use crate::metrics::{Metrics, Verifications};
 use crate::policy::Policy;
 use crate::proof::Proof;
+use crate::revocation::Judgement;
 
 /// The proof that a request carries a token that its route accepts. Only this module can make one.
 #[derive(Debug, Clone)]
@@ -77,9 +79,10 @@ pub(crate) async fn authenticate(
     };
     let hash = policy.shared.cache.hash(token);
     let cached = policy.shared.cache.get(hash, token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
-    if let Some((identity, id)) = cached {
+    if let Some((identity, id, key)) = cached {
         let issuer = policy.issuers.iter().find(|issuer| issuer.id == id);
-        return admit(policy, identity, issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications), now);
+        let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
+        return admit(policy, identity, key.kid(), now, counters);
     }
 
     let attempt = Attempt { policy, token, hash, clock, now };
@@ -98,7 +101,8 @@ pub(crate) async fn authenticate(
     }
     let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
     match outcome {
-        Ok(identity) => admit(policy, identity, counters, now),
+        // What waited for keys did so for seconds at most; a revocation is kept for longer than that.
+        Ok((identity, key)) => admit(policy, identity, key.kid(), now, counters),
         // Only what cannot be read can be something else than a token, so only then is its alphabet looked at.
         Err(Halt::Bad(fault)) if fault.reason() == Reason::TokenMalformed && !bearer::is_token(token) => {
             refuse(challenges.malformed_credentials("what follows Bearer is not one token"), counters)
@@ -114,9 +118,21 @@ pub(crate) async fn authenticate(
     }
 }
 
-/// The last step, for tokens old and new: what the route asks beyond a good token.
-fn admit(policy: &Policy, identity: Arc<Identity>, counters: &Verifications, now: u64) -> Result<Proof, Refusal> {
-    match policy.judge(&identity, now) {
+/// The last steps, for tokens old and new: what was revoked, and what the route asks beyond a good token. `kid` is that of
+/// the key which verified the token, whatever the token's header says.
+fn admit(
+    policy: &Policy,
+    identity: Arc<Identity>,
+    kid: Option<&str>,
+    now: u64,
+    counters: &Verifications,
+) -> Result<Proof, Refusal> {
+    let judged = match policy.shared.revocations.judge(&identity, kid, now) {
+        Judgement::Good => policy.judge(&identity, now),
+        Judgement::Revoked(kind) => Err(policy.shared.challenges.bad_token(&TokenFault::Revoked(kind))),
+        Judgement::Unknown(why) => Err(challenge::revocations_unknown(why)),
+    };
+    match judged {
         Ok(()) => {
             counters.ok();
             Ok(Proof::Verified(Verified { identity }))
@@ -129,6 +145,9 @@ fn admit(policy: &Policy, identity: Arc<Identity>, counters: &Verifications, now
 fn seconds(span: Duration) -> u64 {
     span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }
+
+/// Who a token stands for, and the key that says so.
+type Checked = (Arc<Identity>, Arc<Key>);
 
 /// One token that was not in the cache.
 struct Attempt<'r> {
@@ -143,7 +162,7 @@ struct Attempt<'r> {
 impl<'r> Attempt<'r> {
     /// Goes the whole way without waiting. Charges `charge`, if given, with a signature check. Sets `whose` as soon as an
     /// issuer of the policy is known, whatever comes of it.
-    fn check(&self, charge: Option<IpAddr>, whose: &mut Option<&'r Issuer>) -> Result<Arc<Identity>, Halt> {
+    fn check(&self, charge: Option<IpAddr>, whose: &mut Option<&'r Issuer>) -> Result<Checked, Halt> {
         let shared = &self.policy.shared;
         let compact = Compact::split(self.token, shared.longest)?;
         let mut room: SmallVec<[u8; 512]> = SmallVec::from_elem(0, compact.header.len());
@@ -174,7 +193,7 @@ impl<'r> Attempt<'r> {
         if !key.is_withdrawn() {
             shared.cache.insert(self.hash, self.token, issuer.id, &key, &identity, self.now);
         }
-        Ok(identity)
+        Ok((identity, key))
     }
 
     /// Finds the key that made the signature.
