@@ -48,6 +48,8 @@ enum Lead {
     Forward,
     /// Back to the client with this.
     Direct(Box<DirectAnswer>),
+    /// Back to the client with what the service that authorises requests says to it.
+    Rebuff(sluice_auth::Rebuff),
     /// Back to the client with what a plugin answered.
     Plugin(sluice_plugins::Answer),
 }
@@ -91,11 +93,23 @@ impl RequestPath {
             request.verified = Some(self.units.auth.authenticate(policy, &view).await?);
         }
 
+        // And whether it may pass, where another service decides that.
+        if let Some(forward_auth) = &route.forward_auth {
+            match self.units.auth.authorize(forward_auth, &view).await? {
+                sluice_auth::Decision::Allowed(allowed) => request.allowed = Some(allowed),
+                sluice_auth::Decision::Rebuff(rebuff) => return Ok(Lead::Rebuff(rebuff)),
+            }
+        }
+
         // 4. Whose it is: the identity's word counts first. Then whether that tenant may go on now.
         let identity = request.verified.as_ref().map(|verified| &**verified.identity());
         request.tenant = self.units.tenancy.identify(identity, &view)?;
-        // Only where a token was checked can time have passed that matters.
-        let now = if request.verified.is_some() { self.units.clock.now() } else { request.started };
+        // Only where somebody was checked can time have passed that matters.
+        let now = if request.verified.is_some() || request.allowed.is_some() {
+            self.units.clock.now()
+        } else {
+            request.started
+        };
         let admitted = self.units.tenancy.admit(request.tenant.as_ref(), now)?;
         request.answer_fields.extend(admitted.rate_limit_headers());
         request.admitted = Some(admitted);
@@ -208,7 +222,9 @@ impl RequestPath {
         let Some((route, cluster)) = route.and_then(|route| Some((route, route.cluster.as_ref()?))) else {
             return Err(Refusal::new(Reason::Internal).internal("a request without a route that has an upstream"));
         };
-        if request.admitted.is_none() || (route.policy.is_some() && request.verified.is_none()) {
+        let proven = (route.policy.is_none() || request.verified.is_some())
+            && (route.forward_auth.is_none() || request.allowed.is_some());
+        if request.admitted.is_none() || !proven {
             return Err(Refusal::new(Reason::Internal).internal("a request that was not admitted"));
         }
         let header = session.req_header();
@@ -309,6 +325,10 @@ impl ProxyHttp for RequestPath {
             Ok(Lead::Forward) => return Ok(false),
             Ok(Lead::Direct(direct)) => {
                 let answer = Answer { status: direct.status, headers: &direct.headers, body: direct.body };
+                answers::answer(session, answer, request.id(), &request.answer_fields).await?;
+            }
+            Ok(Lead::Rebuff(rebuff)) => {
+                let answer = Answer { status: rebuff.status, headers: &rebuff.headers, body: rebuff.body };
                 answers::answer(session, answer, request.id(), &request.answer_fields).await?;
             }
             Ok(Lead::Plugin(answer)) => Self::answer_of_plugin(session, request, answer).await?,
@@ -414,6 +434,15 @@ impl ProxyHttp for RequestPath {
         {
             for (name, value) in policy.identity_headers(verified) {
                 upstream.insert_header(name, value)?;
+            }
+        }
+        if let Some(allowed) = &request.allowed {
+            // In place of whatever is there; of one name there may be several.
+            for (name, _) in allowed.headers() {
+                upstream.remove_header(name);
+            }
+            for (name, value) in allowed.headers() {
+                upstream.append_header(name.clone(), value.clone())?;
             }
         }
         if let Some(chosen) = &mut request.chosen {

@@ -85,6 +85,10 @@ reasons! {
     ScopeMissing = 403 "scope-missing" "The token lacks a required scope", 7;
     /// The issuer's keys cannot be had now: not the token's fault.
     KeysUnavailable = 503 "keys-unavailable" "The token cannot be checked now", 14;
+    /// The issuer's endpoint cannot be asked now: not the token's fault.
+    IntrospectionUnavailable = 503 "introspection-unavailable" "The token cannot be checked now", 14;
+    /// The service that authorises requests cannot be heard now.
+    AuthorizationUnavailable = 503 "authorization-unavailable" "The request cannot be authorised now", 14;
 
     /// The tenant cannot be told from the request.
     TenantUnknown = 403 "tenant-unknown" "The tenant is not known", 7;

@@ -250,7 +250,7 @@ impl Shard {
 const BOOKKEEPING: usize = 96;
 
 /// About the memory that an identity holds.
-fn identity_size(identity: &Identity) -> usize {
+pub(crate) fn identity_size(identity: &Identity) -> usize {
     let scopes: usize = identity.scopes.iter().map(|scope| scope.len() + 16).sum();
     size_of::<Identity>()
         + identity.subject.as_ref().map_or(0, |subject| subject.len())

@@ -10,6 +10,7 @@ use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::{Faults, IssuerName, Path};
 
 use crate::algorithm::Algorithm;
+use crate::introspection::config::IntrospectionConfig;
 
 /// Bounds of the checking of tokens, for all issuers and routes together: the section `auth`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -75,7 +76,12 @@ pub struct IssuerConfig {
     #[serde(default = "every_algorithm")]
     pub algorithms: Vec<Algorithm>,
     /// Where its keys are.
+    #[serde(default = "JwksConfig::empty", skip_serializing_if = "JwksConfig::is_empty")]
     pub jwks: JwksConfig,
+    /// In place of keys: the endpoint that is asked about its tokens. Then `audiences` may be left out, since an endpoint
+    /// tells each client of tokens for that client alone (RFC 7662 section 4), and `algorithms` has no meaning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introspection: Option<IntrospectionConfig>,
     /// By how much its clock and ours may differ when `exp` and `nbf` are judged; at most 5m.
     #[serde(default = "default_leeway")]
     pub leeway: Span,
@@ -161,7 +167,8 @@ impl JwksConfig {
         Self { file: Some(file.into()), ..Self::empty() }
     }
 
-    fn empty() -> Self {
+    /// No keys, as issuers have it whose tokens are introspected.
+    pub fn empty() -> Self {
         Self {
             url: None,
             file: None,
@@ -174,6 +181,10 @@ impl JwksConfig {
             stale: default_stale(),
             max_size: default_max_size(),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::empty()
     }
 }
 
@@ -209,7 +220,7 @@ pub struct Scopes {
 }
 
 /// Pushes a fault where `value` is outside `bounds`.
-fn within<T: PartialOrd + std::fmt::Display>(value: T, least: T, most: T, at: &Path, faults: &mut Faults) {
+pub(crate) fn within<T: PartialOrd + std::fmt::Display>(value: T, least: T, most: T, at: &Path, faults: &mut Faults) {
     if value < least || value > most {
         faults.error(at, format!("{value} is out of bounds: expected {least} to {most}"));
     }
@@ -265,6 +276,8 @@ impl IssuerConfig {
             );
         }
         match (self.audiences.is_empty(), self.dangerously_accept_any_audience) {
+            // The endpoint knows whom it tells.
+            (true, false) if self.introspection.is_some() => {}
             (true, false) => faults.push(
                 sluice_vocabulary::Fault::error(
                     &at.key("audiences"),
@@ -290,7 +303,15 @@ impl IssuerConfig {
             faults.error(&at.key("algorithms"), "no algorithm is named, so no token can be verified");
         }
         within(self.leeway, Span::secs(0), Span::secs(300), &at.key("leeway"), faults);
-        self.jwks.validate(&at.key("jwks"), faults);
+        match &self.introspection {
+            None => self.jwks.validate(&at.key("jwks"), faults),
+            Some(introspection) => {
+                introspection.validate(&at.key("introspection"), faults);
+                if !self.jwks.is_empty() {
+                    faults.error(&at.key("introspection"), "contradicts jwks: take one of them away");
+                }
+            }
+        }
     }
 }
 

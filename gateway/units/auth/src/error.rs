@@ -74,6 +74,12 @@ pub(crate) enum TokenFault {
     Expired { ago: u64 },
     #[error("not valid for another {wait} s")]
     NotYetValid { wait: u64 },
+
+    // By its issuer, who was asked.
+    #[error("its issuer says that the token is not active")]
+    Inactive,
+    #[error("its issuer says that it is not an access token for bearers")]
+    WrongKind,
 }
 
 impl TokenFault {
@@ -92,7 +98,9 @@ impl TokenFault {
             | Self::KeyNotForAlgorithm(_)
             | Self::Signature
             | Self::ClaimMissing(_)
-            | Self::ClaimForm(_) => Reason::TokenRejected,
+            | Self::ClaimForm(_)
+            | Self::Inactive
+            | Self::WrongKind => Reason::TokenRejected,
             Self::Issuer | Self::Audience => Reason::TokenNotForUs,
             Self::Expired { .. } => Reason::TokenExpired,
             Self::NotYetValid { .. } => Reason::TokenNotYetValid,

@@ -7,7 +7,9 @@
 //! (`bearer`) and read (`base64url`, `strict_json`, `jws`), and what its `claims` must say; the issuer's keys, as published
 //! (`jwk`), fetched (`fetch`), and held (`keyring`, `issuer`); the `cache` of tokens already verified; what a route
 //! asks (`policy`), and the one place that decides (`verify`); what a refused client is told (`challenge`); and the unit's
-//! outside: [`Unit`], [`Handle`], [`AuthTask`].
+//! outside: [`Unit`], [`Handle`], [`AuthTask`]. Apart from that way stand the two deciders that ask another service
+//! (`remote`, over the `client`): the issuer's own endpoint for opaque tokens (`introspection`), and whatever service an
+//! operator has that authorises requests (`forward_auth`).
 //!
 //! What is absent on purpose: symmetric algorithms and `none`, keys from tokens, a lock that all requests share, and any
 //! call to an issuer on the path of a request whose key is at hand.
@@ -18,18 +20,24 @@ mod bearer;
 mod cache;
 mod challenge;
 mod claims;
+mod client;
 pub mod config;
 mod error;
 mod fetch;
+mod forward_auth;
 #[doc(hidden)]
 pub mod fuzz;
 mod inspect;
+mod introspection;
 mod issuer;
 mod jwk;
 mod jws;
 mod keyring;
 mod metrics;
 mod policy;
+mod remote;
+mod remotes;
+mod secret;
 mod strict_json;
 mod task;
 mod unit;
@@ -39,7 +47,11 @@ mod verify;
 
 pub use algorithm::Algorithm;
 pub use config::{AddressBudget, Config, IssuerConfig, JwksConfig, RouteAuth, Scopes};
+pub use forward_auth::config::{DecisionCacheConfig, ForwardAuthConfig, ForwardMethod, OnFailure};
+pub use forward_auth::{Allowed, Decision, ForwardAuth, Rebuff};
+pub use introspection::config::{CacheConfig, ClientConfig, ClientMethod, IntrospectionConfig};
 pub use policy::{Policy, StrippedHeaders};
+pub use remote::config::BreakerConfig;
 pub use task::AuthTask;
 pub use unit::{Deps, Handle, Prepared, Unit};
 pub use verify::Verified;

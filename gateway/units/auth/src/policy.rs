@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use crate::cache::TokenCache;
 use crate::challenge::Challenges;
+use crate::introspection::Introspector;
 use crate::issuer::Issuer;
 use crate::verify::Verified;
 
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
 pub struct Policy {
     pub(crate) shared: Arc<Shared>,
     pub(crate) issuers: SmallVec<[Arc<Issuer>; 1]>,
+    /// The issuer that is asked about tokens which are none of those above.
+    pub(crate) introspection: Option<Arc<Introspector>>,
     pub(crate) all: Box<[Box<str>]>,
     pub(crate) any: Box<[Box<str>]>,
     pub(crate) headers: Box<[(HeaderName, Box<str>)]>,

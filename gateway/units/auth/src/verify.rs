@@ -5,7 +5,8 @@
 //! which only `iss` is believed, to know whose key to take; the key, which decides the algorithm; the signature; and only
 //! then what the claims say. Then, for old and new alike, the route's scopes.
 //!
-//! Only where the key is not at hand does a request wait, and then [`crate::keyring`] says for how long.
+//! Only where the key is not at hand does a request wait, and then [`crate::keyring`] says for how long; or where the token
+//! can be judged by its issuer's endpoint alone, and then [`crate::introspection`] does.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::bearer::{self, Found};
 use crate::challenge;
 use crate::claims;
 use crate::error::{Part, TokenFault};
+use crate::introspection::{self, Introspector};
 use crate::issuer::Issuer;
 use crate::jwk::{Key, Lookup};
 use crate::jws::{Compact, Header, MAX_SIGNATURE};
@@ -73,6 +75,12 @@ pub(crate) async fn authenticate(
         Found::Nothing => return refuse(challenges.missing(), &metrics.anonymous),
         Found::Malformed(why) => return refuse(challenges.malformed_credentials(why), &metrics.anonymous),
     };
+    // A token that no issuer with keys can have made is its own issuer's to judge.
+    if let Some(introspector) = &policy.introspection
+        && (policy.issuers.is_empty() || introspection::is_opaque(token) || introspector.knows(token))
+    {
+        return introspect(policy, introspector, token, Some(request.client)).await;
+    }
     let now = clock.unix_seconds();
     let cached = policy.shared.cache.get(token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
     if let Some((identity, id)) = cached {
@@ -94,6 +102,12 @@ pub(crate) async fn authenticate(
             }
         };
     }
+    if let (Err(Halt::Bad(fault)), None, Some(introspector)) = (&outcome, issuer, &policy.introspection)
+        && introspection::is_foreign(fault)
+    {
+        let charge = (!introspection::was_charged(fault)).then_some(request.client);
+        return introspect(policy, introspector, token, charge).await;
+    }
     let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
     match outcome {
         Ok(identity) => admit(policy, identity, counters),
@@ -109,6 +123,19 @@ pub(crate) async fn authenticate(
             let name = issuer.map_or("", |issuer| issuer.name.as_str());
             refuse(challenge::keys_unavailable(name, "its keys were withdrawn just now", 1), counters)
         }
+    }
+}
+
+/// Has the token's own issuer judge it.
+async fn introspect(
+    policy: &Policy,
+    introspector: &Introspector,
+    token: &[u8],
+    charge: Option<IpAddr>,
+) -> Result<Verified, Refusal> {
+    match introspector.identify(token, &policy.shared, charge).await {
+        Ok(identity) => admit(policy, identity, &introspector.verifications),
+        Err(refusal) => refuse(refusal, &introspector.verifications),
     }
 }
 
