@@ -77,7 +77,7 @@ pub(crate) async fn authenticate(
     };
     // A token that no issuer with keys can have made is its own issuer's to judge.
     if let Some(introspector) = &policy.introspection
-        && (policy.issuers.is_empty() || introspection::is_opaque(token) || introspector.knows(token))
+        && (policy.issuers.is_empty() || introspection::is_opaque(token))
     {
         return introspect(policy, introspector, token, Some(request.client)).await;
     }
@@ -90,7 +90,9 @@ pub(crate) async fn authenticate(
 
     let attempt = Attempt { policy, token, clock, now };
     let mut issuer = None;
-    let mut outcome = attempt.check(Some(request.client), &mut issuer);
+    // One that is known to be another issuer's will be found so again: that costs no signature check.
+    let is_known = policy.introspection.as_ref().is_some_and(|introspector| introspector.knows(token));
+    let mut outcome = attempt.check((!is_known).then_some(request.client), &mut issuer);
     if let (Err(Halt::NeedsKeys(kid)), Some(issuer)) = (&outcome, issuer) {
         outcome = match issuer.keyring.ask(kid.as_deref(), clock.now(), issuer.config.jwks.wait.get()).await {
             // The budget was charged the first time.

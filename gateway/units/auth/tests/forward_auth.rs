@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::service::{Reply, Service, babbling};
 use common::*;
 use futures_util::future::join_all;
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};

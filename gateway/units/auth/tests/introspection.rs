@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use common::service::{Reply, Service, babbling};
 use common::*;
 use futures_util::future::join_all;
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
@@ -497,6 +498,35 @@ async fn a_route_with_both_kinds_of_issuer_asks_about_tokens_of_neither_key_alon
             assert_eq!(issuer_of(token.clone()).await.unwrap(), "opaque", "{token}");
             assert_eq!(endpoint.asked(), times + 1, "{token}");
         }
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_one_route_learned_of_a_token_decides_nothing_where_another_issuer_is_to_judge_it() {
+    let signer = Signer::new("k", Algorithm::EdDSA);
+    let keys = Endpoint::run(Behaviour::Serve(jwks(&[&signer]))).await;
+    let endpoint = Service::replying(Reply::ok(r#"{"active":true}"#)).await;
+    let folder = folder();
+    let mut all = issuers(issuer_config(JwksConfig::from_url(keys.url())));
+    all.insert(name("opaque"), opaque(introspection(&endpoint.url())));
+    let auth = serde_json::from_value(json!({"signature_checks_per_address": {"checks": 1, "per": "1h", "burst": 5}}));
+    let both = RouteAuth { issuers: vec![name("corp"), name("opaque")], ..RouteAuth::default() };
+    let (world, mixed) = World::start_in(folder.path().into(), auth.unwrap(), &all, &both);
+    world.ready().await;
+    let alone = world.apply(&all, &opaque_route());
+    let for_another = signer.sign(&with(claims(), "aud", json!("another service")));
+    assert_eq!(world.reason(&alone, &for_another).await, None, "the endpoint is asked of whatever comes there");
+    assert_eq!(world.reason(&mixed, &for_another).await, Some(Reason::TokenNotForUs));
+    endpoint.now(no());
+    let good = signer.sign(&claims());
+    assert_eq!(world.reason(&alone, &good).await, Some(Reason::TokenRejected));
+    assert_eq!(world.reason(&mixed, &good).await, None);
+    // A foreign JWT in use costs its address nothing more.
+    endpoint.now(yes());
+    let foreign = signer.sign(&with(claims(), "iss", json!("https://elsewhere")));
+    for _ in 0..20 {
+        assert_eq!(world.reason(&mixed, &foreign).await, None);
     }
     world.stop().await;
 }

@@ -118,9 +118,10 @@ impl Introspector {
         self.config == *config && self.secret == *secret
     }
 
-    /// Whether anything is known of `token`. Counts nothing.
+    /// Whether `token` is known to be good. Counts nothing, and decides nothing: on another route it may have been asked
+    /// about which here is an issuer's with keys.
     pub(crate) fn knows(&self, token: &[u8]) -> bool {
-        self.asking.known(token).is_some()
+        matches!(self.asking.known(token), Some(Ok(_)))
     }
 
     /// What is known of `token`, without asking.

@@ -226,7 +226,7 @@ mod tests {
     async fn so_many_may_wait_and_no_more() {
         let flights = flights(3);
         let short = Duration::from_millis(20);
-        let asks = (0..5).map(|_| tokio::time::timeout(short, flights.join(b"k", || std::future::pending())));
+        let asks = (0..5).map(|_| tokio::time::timeout(short, flights.join(b"k", std::future::pending)));
         let full = join_all(asks).await.into_iter().filter(|asked| matches!(asked, Ok(Err(Grounded::Full)))).count();
         assert_eq!(full, 2);
         assert_eq!(flights.alone(async { 1 }).await.unwrap().answer, 1);

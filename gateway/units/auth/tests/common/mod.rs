@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![allow(dead_code, unreachable_pub, reason = "shared by several tests, each of which uses a part")]
 
-mod service;
+pub mod service;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -32,8 +32,6 @@ use sluice_vocabulary::clock::{Clock, ManualClock, SystemRandom};
 use sluice_vocabulary::request::{Connection, RequestView, Scheme};
 use sluice_vocabulary::unit::{State, Stop, Stopper, Task as _};
 use sluice_vocabulary::{IssuerName, Path, Reason, Refusal};
-
-pub use service::*;
 
 /// The time that stands still in most tests.
 pub const NOW: u64 = 1_800_000_000;
