@@ -7,7 +7,7 @@
 //! On a route that has issuers with keys too, a token goes to the endpoint if it is not three parts joined by dots, or if
 //! as a JWT it is none of theirs: see [`is_foreign`]. A token that names one of them is theirs to judge, however it ends.
 
-mod answer;
+pub(crate) mod answer;
 pub(crate) mod config;
 mod question;
 
