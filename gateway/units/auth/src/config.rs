@@ -195,7 +195,8 @@ pub struct RouteAuth {
     /// The issuer whose tokens are taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<IssuerName>,
-    /// The issuers whose tokens are taken, where there are several. They must differ in their `iss`.
+    /// The issuers whose tokens are taken, where there are several. Those with keys must differ in their `iss`; beside them
+    /// one with `introspection` may stand, which is asked about tokens that are none of theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<IssuerName>,
     /// The scopes a token must have; none by default.

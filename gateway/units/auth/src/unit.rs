@@ -223,7 +223,8 @@ impl Handle {
 
     /// Verifies the token of `request` for the route whose policy this is. A token seen before is decided without
     /// waiting and without a lock that excludes other requests; at the worst, where the issuer's keys must be waited
-    /// for, it takes `jwks.wait`. Drop the future when the client goes away: nothing is left behind.
+    /// for, it takes `jwks.wait`, or twice `introspection.timeout` where the issuer itself must be asked. Drop the future
+    /// when the client goes away: nothing is left behind.
     pub async fn authenticate(&self, policy: &Policy, request: &RequestView<'_>) -> Result<Verified, Refusal> {
         verify::authenticate(policy, request, &*self.core.clock, &self.core.metrics).await
     }
