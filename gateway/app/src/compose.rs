@@ -148,8 +148,12 @@ impl Gateway {
         let (downstream, listeners) =
             sluice_downstream::Unit::new(&config.downstream_part(), deps, metrics.unit("downstream"))
                 .map_err(|e| StartError::Machine(e.to_string()))?;
-        let deps =
-            sluice_auth::Deps { clock: Arc::clone(&clock), random: Arc::clone(&random), base_dir: folder.to_owned() };
+        let deps = sluice_auth::Deps {
+            clock: Arc::clone(&clock),
+            random: Arc::clone(&random),
+            base_dir: folder.to_owned(),
+            background: background.handle().clone(),
+        };
         let (auth, auth_task) = sluice_auth::Unit::new(&config.auth, deps, metrics.unit("auth"));
         let tenancy = sluice_tenancy::Handle::new(&config.tenants, metrics.unit("tenancy"));
         let deps = sluice_plugins::Deps { clock: Arc::clone(&clock) };

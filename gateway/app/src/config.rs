@@ -70,6 +70,9 @@ pub(crate) struct RouteConfig {
     /// Which token it asks for. Default: none, the route is open.
     #[serde(default)]
     pub(crate) auth: Option<sluice_auth::RouteAuth>,
+    /// The service that says whether a request may pass, asked after its token was found good. Default: none is asked.
+    #[serde(default)]
+    pub(crate) forward_auth: Option<sluice_auth::ForwardAuthConfig>,
     /// The plugins its requests pass, in this order, after those of the tenant.
     #[serde(default)]
     pub(crate) plugins: Vec<PluginName>,
@@ -234,6 +237,9 @@ impl RouteConfig {
         }
         if let Some(auth) = &self.auth {
             auth.validate(&at.key("auth"), faults);
+        }
+        if let Some(forward_auth) = &self.forward_auth {
+            forward_auth.validate(&at.key("forward_auth"), faults);
         }
         for (position, plugin) in self.plugins.iter().enumerate() {
             let names = whole.plugins.keys().map(PluginName::as_str);

@@ -52,6 +52,13 @@ pub(crate) fn prepare(
                 headers.insert(name, value);
             }
         }
+        if let Some(allowed) = &request.allowed {
+            // In place of whatever is there; of one name there may be several.
+            allowed.headers().iter().for_each(|(name, _)| drop(headers.remove(name)));
+            for (name, value) in allowed.headers() {
+                headers.append(name, value.clone());
+            }
+        }
     })?;
     if let Some(path) = matched.rewrite_path(upstream.uri.path()) {
         let query = upstream.uri.query().map(|query| format!("?{query}")).unwrap_or_default();

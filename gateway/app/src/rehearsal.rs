@@ -24,15 +24,23 @@ pub(crate) fn rehearse(config: &Config, folder: &FilePath) -> Result<(), Vec<Fau
     config.downstream_part().check_files(&Path::root(), clock.unix_seconds(), &mut certificates);
     faults.extend(certificates.into_vec());
 
-    let deps =
-        sluice_auth::Deps { clock: Arc::clone(&clock), random: Arc::clone(&random), base_dir: folder.to_owned() };
+    let deps = sluice_auth::Deps {
+        clock: Arc::clone(&clock),
+        random: Arc::clone(&random),
+        base_dir: folder.to_owned(),
+        background: runtime.handle().clone(),
+    };
     let (auth, _) = sluice_auth::Unit::new(&config.auth, deps, &mut nowhere);
     match auth.prepare(&config.auth, &config.issuers) {
         Ok(prepared) => {
             for (index, route) in config.routes.iter().enumerate() {
+                let at = Path::root().key("routes").index(index);
                 if let Some(wanted) = &route.auth {
-                    let at = Path::root().key("routes").index(index).key("auth");
-                    faults.extend(prepared.policy(&route.name, wanted, &at).err().unwrap_or_default());
+                    faults.extend(prepared.policy(&route.name, wanted, &at.key("auth")).err().unwrap_or_default());
+                }
+                if let Some(wanted) = &route.forward_auth {
+                    let made = prepared.forward_auth(&route.name, wanted, &at.key("forward_auth"));
+                    faults.extend(made.err().unwrap_or_default());
                 }
             }
         }

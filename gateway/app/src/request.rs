@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue, Version};
 use pingora_http::RequestHeader;
-use sluice_auth::Proof;
+use sluice_auth::{Allowed, Proof};
 use sluice_downstream::ClientAddress;
 use sluice_plugins::{RequestHead, Visit};
 use sluice_resilience::{Deadlines, InFlight};
@@ -45,6 +45,8 @@ pub(crate) struct Request {
     pub(crate) matched: Option<Matched>,
     /// 3. Who sent it, where the route asks: somebody, or nobody where that is enough.
     pub(crate) proof: Option<Proof>,
+    /// And that the route's authorising service lets it pass, where there is one.
+    pub(crate) allowed: Option<Allowed>,
     /// 4. Whose it is, and the leave to go on.
     pub(crate) tenant: Option<TenantId>,
     pub(crate) admitted: Option<Admitted>,
@@ -118,6 +120,7 @@ impl Request {
             arrived: None,
             matched: None,
             proof: None,
+            allowed: None,
             tenant: None,
             admitted: None,
             sent_head: None,

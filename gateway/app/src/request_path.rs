@@ -49,6 +49,8 @@ enum Lead {
     Forward,
     /// Back to the client with this.
     Direct(Box<DirectAnswer>),
+    /// Back to the client with what the service that authorises requests says to it.
+    Rebuff(sluice_auth::Rebuff),
     /// Back to the client with what a plugin answered.
     Plugin(sluice_plugins::Answer),
 }
@@ -92,11 +94,20 @@ impl RequestPath {
             request.proof = Some(self.units.auth.authenticate(policy, &view).await?);
         }
 
+        // And whether it may pass, where another service decides that.
+        if let Some(forward_auth) = &route.forward_auth {
+            match self.units.auth.authorize(forward_auth, &view).await? {
+                sluice_auth::Decision::Allowed(allowed) => request.allowed = Some(allowed),
+                sluice_auth::Decision::Rebuff(rebuff) => return Ok(Lead::Rebuff(rebuff)),
+            }
+        }
+
         // 4. Whose it is: the identity's word counts first. Then whether that tenant may go on now.
         let identity = request.proof.as_ref().and_then(|proof| proof.identity()).map(|identity| &**identity);
         request.tenant = self.units.tenancy.identify(identity, &view)?;
-        // Only where a token was checked can time have passed that matters.
-        let now = if identity.is_some() { self.units.clock.coarse() } else { request.started };
+        // Only where somebody was checked can time have passed that matters.
+        let checked = identity.is_some() || request.allowed.is_some();
+        let now = if checked { self.units.clock.coarse() } else { request.started };
         let admitted = self.units.tenancy.admit(request.tenant.as_ref(), now)?;
         request.answer_fields.extend(admitted.rate_limit_headers());
         request.admitted = Some(admitted);
@@ -228,7 +239,8 @@ impl RequestPath {
         let Some((route, cluster)) = route.and_then(|route| Some((route, route.cluster.as_ref()?))) else {
             return Err(Refusal::new(Reason::Internal).internal("a request without a route that has an upstream"));
         };
-        let is_shown = route.policy.as_ref().is_none_or(|policy| policy.is_met_by(request.proof.as_ref()));
+        let is_shown = route.policy.as_ref().is_none_or(|policy| policy.is_met_by(request.proof.as_ref()))
+            && (route.forward_auth.is_none() || request.allowed.is_some());
         if request.admitted.is_none() || !is_shown {
             return Err(Refusal::new(Reason::Internal).internal("a request that was not admitted"));
         }
@@ -332,6 +344,10 @@ impl ProxyHttp for RequestPath {
             Ok(Lead::Forward) => return Ok(false),
             Ok(Lead::Direct(direct)) => {
                 let answer = Answer { status: direct.status, headers: &direct.headers, body: direct.body };
+                answers::answer(session, answer, request.id(), &request.answer_fields).await?;
+            }
+            Ok(Lead::Rebuff(rebuff)) => {
+                let answer = Answer { status: rebuff.status, headers: &rebuff.headers, body: rebuff.body };
                 answers::answer(session, answer, request.id(), &request.answer_fields).await?;
             }
             Ok(Lead::Plugin(answer)) => Self::answer_of_plugin(session, request, answer).await?,

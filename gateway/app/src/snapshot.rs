@@ -7,8 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sluice_auth::Policy;
-use sluice_auth::StrippedHeaders;
+use sluice_auth::{ForwardAuth, Policy, StrippedHeaders};
 use sluice_plugins::Chain;
 use sluice_resilience::Overrides;
 use sluice_routing::{RouteSpec, Table};
@@ -40,6 +39,8 @@ pub(crate) struct Route {
     pub(crate) name: RouteName,
     /// What a token must show; without it the route is open.
     pub(crate) policy: Option<Arc<Policy>>,
+    /// Who else must let its requests pass, if anybody.
+    pub(crate) forward_auth: Option<Arc<ForwardAuth>>,
     pub(crate) chain: Arc<Chain>,
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) upstream: Option<UpstreamName>,
@@ -187,7 +188,7 @@ pub(crate) fn specs(routes: &[RouteConfig], at: &Path) -> Vec<RouteSpec> {
         cors: route.cors.clone(),
         addresses: route.addresses.clone(),
         has_upstream: route.upstream.is_some(),
-        protected: route.auth.is_some(),
+        protected: route.auth.is_some() || route.forward_auth.is_some(),
     });
     specs.collect()
 }
@@ -202,12 +203,15 @@ fn compile(
     (auth, plugins, upstream): Prepared<'_>,
 ) -> Result<Route, Vec<Fault>> {
     let policy = route.auth.as_ref().map(|wanted| auth.policy(&route.name, wanted, &at.key("auth"))).transpose()?;
+    let asked = |wanted| auth.forward_auth(&route.name, wanted, &at.key("forward_auth"));
+    let forward_auth = route.forward_auth.as_ref().map(asked).transpose()?;
     let chain = plugins.chain(&route.plugins, &at.key("plugins"))?;
     let cluster = route.upstream.as_ref().and_then(|name| upstream.cluster(name));
     let body_size = route.max_body.unwrap_or(config.downstream.limits.body_size);
     Ok(Route {
         name: route.name.clone(),
         policy,
+        forward_auth,
         chain,
         cluster,
         upstream: route.upstream.clone(),

@@ -53,6 +53,28 @@ pub fn strict_json(bytes: &[u8]) {
     }
 }
 
+/// An answer of an introspection endpoint says yes only if whoever reads it reads that yes, and then nothing that it says
+/// of the token is against it.
+pub fn introspection(bytes: &[u8]) {
+    let issuer = IssuerName::new("opaque").expect("a name");
+    let Some(outcome) = fuzz::introspection_answer(bytes, &issuer, "https://id", "edge", NOW) else { return };
+    let told: Value = serde_json::from_slice(bytes).expect("an answer is JSON");
+    let Names(names) = serde_json::from_slice(bytes).expect("and an object");
+    assert_eq!(names.iter().filter(|name| *name == "active").count(), 1);
+    let Some(identity) = outcome else {
+        assert!(told["active"].is_boolean());
+        return;
+    };
+    assert_eq!(told["active"], Value::Bool(true));
+    assert!(identity.expires_at > NOW && !identity.claims.contains_key("active"));
+    assert!(told.get("iss").is_none_or(|iss| iss == "https://id"));
+    assert!(told.get("exp").is_none_or(|exp| exp.as_f64().is_some_and(|exp| exp > NOW as f64)));
+    assert!(told.get("nbf").is_none_or(|nbf| nbf.as_f64().is_some_and(|nbf| nbf <= NOW as f64)));
+    let kind = |name: &str| told.get(name).map(|kind| kind.as_str().expect("a text").to_ascii_lowercase());
+    assert!(kind("token_type").is_none_or(|kind| kind == "bearer" || kind == "access_token"));
+    assert!(kind("token_use").is_none_or(|kind| kind == "access" || kind == "access_token"));
+}
+
 /// The names of an object's members, those that are there twice among them.
 struct Names(Vec<String>);
 

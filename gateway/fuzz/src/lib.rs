@@ -13,7 +13,7 @@ mod downstream;
 mod routing;
 mod telemetry;
 
-pub use auth::{key_set, strict_json, token};
+pub use auth::{introspection, key_set, strict_json, token};
 pub use config::config;
 pub use downstream::{chunked_body, forwarded, head, host, http2_frames, path, proxy_protocol};
 pub use routing::routing;
@@ -34,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     ("token", token),
     ("strict_json", strict_json),
     ("key_set", key_set),
+    ("introspection", introspection),
     ("config", config),
     ("routing", routing),
     ("trace", trace),

@@ -27,6 +27,7 @@ listeners:
 admin: { address: '127.0.0.1:0' }
 issuers:
   corp: { issuer: '@corp@', audiences: [edge], jwks: { url: '@jwks@' } }
+  opaque: { issuer: 'https://opaque.example', introspection: { url: 'http://127.0.0.1:1/', client: { id: edge, secret: { file: secret } } } }
 tenants:
   identify: [ { claim: tenant } ]
   overrides: { acme: { rate: { requests: 1000 }, concurrency: 100 } }
@@ -45,6 +46,7 @@ routes:
     cors: { origins: ['https://app.example'] }
     upstream: origin
   - { name: closed, match: { path: '/closed' }, upstream: closed }
+  - { name: guarded, match: { path: '/guarded' }, auth: { issuer: opaque }, forward_auth: { url: 'http://127.0.0.1:1/' }, upstream: closed }
   - { name: shadowed, match: { path: '/closed', methods: [GET] }, addresses: { allow: [127.0.0.0/8] }, upstream: closed }
   - { name: open, match: { path: '/*' }, upstream: origin }
 ";
@@ -57,6 +59,7 @@ async fn world() -> World {
         .file("region.wasm", include_bytes!("../../../plugins/prebuilt/add_region_rust.wasm"))
         .file("edge.crt", leaf.chain_pem())
         .file("edge.key", leaf.key_pem())
+        .file("secret", "s3cret")
         .set("origin", origin.address())
         .set("corp", corp.name())
         .set("jwks", corp.jwks_url())

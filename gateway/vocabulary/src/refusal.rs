@@ -91,6 +91,10 @@ reasons! {
     AuthenticationInsufficient = 401 "authentication-insufficient" "A stronger or more recent authentication is required", 16;
     /// The issuer's keys cannot be had now: not the token's fault.
     KeysUnavailable = 503 "keys-unavailable" "The token cannot be checked now", 14;
+    /// The issuer's endpoint cannot be asked now: not the token's fault.
+    IntrospectionUnavailable = 503 "introspection-unavailable" "The token cannot be checked now", 14;
+    /// The service that authorises requests cannot be heard now.
+    AuthorizationUnavailable = 503 "authorization-unavailable" "The request cannot be authorised now", 14;
 
     /// The tenant cannot be told from the request.
     TenantUnknown = 403 "tenant-unknown" "The tenant is not known", 7;

@@ -29,8 +29,7 @@ fn identity(issuer: &IssuerName, jti: &str) -> Identity {
     let claims = json!({"iss": "https://id.example.com", "aud": "edge", "sub": "user-1", "exp": 1_800_000_600_u64,
         "nbf": 1_799_999_940_u64, "iat": 1_799_999_940_u64, "scope": "orders:read orders:list", "tenant": "acme", "jti": jti});
     let Value::Object(claims) = claims else { return identity(issuer, jti) };
-    let (subject, scopes) = (Some("user-1".into()), Vec::new());
-    Identity { issuer: issuer.clone(), subject, scopes, expires_at: 1_800_000_600, claims }
+    Identity::new(issuer.clone(), claims.into(), 1_800_000_600)
 }
 
 /// Resident memory, in bytes.

@@ -13,6 +13,7 @@ use sluice_vocabulary::{Faults, IssuerName, Path};
 
 use crate::algorithm::Algorithm;
 use crate::discovery;
+use crate::introspection::config::IntrospectionConfig;
 use crate::jwk::KeySet;
 use crate::pointer::ClaimPath;
 use crate::predicates::{self, ClaimRule};
@@ -93,7 +94,12 @@ pub struct IssuerConfig {
     #[serde(default = "every_algorithm")]
     pub algorithms: Vec<Algorithm>,
     /// Where its keys are.
+    #[serde(default = "JwksConfig::empty", skip_serializing_if = "JwksConfig::is_empty")]
     pub jwks: JwksConfig,
+    /// In place of keys: the endpoint that is asked about its tokens. Then `audiences` may be left out, since an endpoint
+    /// tells each client of tokens for that client alone (RFC 7662 section 4), and `algorithms` has no meaning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introspection: Option<IntrospectionConfig>,
     /// By how much its clock and ours may differ when `exp` and `nbf` are judged; at most 5m.
     #[serde(default = "default_leeway")]
     pub leeway: Span,
@@ -215,7 +221,8 @@ impl JwksConfig {
         (self.refresh_min.unwrap_or(DEFAULT_REFRESH_MIN).min(most).get(), most.get())
     }
 
-    fn empty() -> Self {
+    /// No keys, as issuers have it whose tokens are introspected.
+    pub fn empty() -> Self {
         Self {
             discovery: None,
             url: None,
@@ -231,6 +238,10 @@ impl JwksConfig {
             stale: default_stale(),
             max_size: default_max_size(),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::empty()
     }
 }
 
@@ -287,7 +298,8 @@ pub struct RouteAuth {
     /// The issuer whose tokens are taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<IssuerName>,
-    /// The issuers whose tokens are taken, where there are several. They must differ in their `iss`.
+    /// The issuers whose tokens are taken, where there are several. Those with keys must differ in their `iss`; beside them
+    /// one with `introspection` may stand, which is asked about tokens that are none of theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<IssuerName>,
     /// Whether a request may come without a token; it is then anonymous, and passes whatever else is asked of tokens.
@@ -407,6 +419,8 @@ impl IssuerConfig {
             );
         }
         match (self.audiences.is_empty(), self.dangerously_accept_any_audience) {
+            // The endpoint knows whom it tells.
+            (true, false) if self.introspection.is_some() => {}
             (true, false) => faults.push(
                 sluice_vocabulary::Fault::error(
                     &at.key("audiences"),
@@ -435,7 +449,15 @@ impl IssuerConfig {
         if let Some(Err(why)) = self.scope_claim.as_deref().map(ClaimPath::parse) {
             faults.error(&at.key("scope_claim"), why);
         }
-        self.jwks.validate(&self.issuer, &self.algorithms, &at.key("jwks"), faults);
+        match &self.introspection {
+            None => self.jwks.validate(&self.issuer, &self.algorithms, &at.key("jwks"), faults),
+            Some(introspection) => {
+                introspection.validate(&at.key("introspection"), faults);
+                if !self.jwks.is_empty() {
+                    faults.error(&at.key("introspection"), "contradicts jwks: take one of them away");
+                }
+            }
+        }
     }
 }
 

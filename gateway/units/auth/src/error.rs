@@ -79,6 +79,11 @@ pub(crate) enum TokenFault {
     // By what was taken back.
     #[error("revoked by {name}", name = .0.name())]
     Revoked(Kind),
+    // By its issuer, who was asked.
+    #[error("its issuer says that the token is not active")]
+    Inactive,
+    #[error("its issuer says that it is not an access token for bearers")]
+    WrongKind,
 }
 
 impl TokenFault {
@@ -97,7 +102,9 @@ impl TokenFault {
             | Self::KeyNotForAlgorithm(_)
             | Self::Signature
             | Self::ClaimMissing(_)
-            | Self::ClaimForm(_) => Reason::TokenRejected,
+            | Self::ClaimForm(_)
+            | Self::Inactive
+            | Self::WrongKind => Reason::TokenRejected,
             Self::Issuer | Self::Audience => Reason::TokenNotForUs,
             Self::Expired { .. } => Reason::TokenExpired,
             Self::NotYetValid { .. } => Reason::TokenNotYetValid,

@@ -9,6 +9,7 @@ use crate::algorithm::{Algorithm, AlgorithmSet};
 use crate::base64url;
 use crate::bearer::{self, Found};
 use crate::claims::{self, Rules};
+use crate::introspection::answer::{self, Judge};
 use crate::jwk::{KeySet, Lookup};
 use crate::jws::{Compact, Header, MAX_SIGNATURE};
 use crate::{scan, strict_json};
@@ -56,6 +57,21 @@ pub fn read_token(token: &[u8], issuer: &IssuerName, audience: &str, now: u64) -
     let rules = Rules { audiences: Some(vec![audience.into()]), leeway: 0 };
     let expires_at = rules.judge(&claims, now).ok()?;
     Some((header.algorithm, claims::identity(issuer, None, claims, expires_at)))
+}
+
+/// What the body of an introspection answer comes to: none where it is no answer, and in it the identity of an active token
+/// that is accepted, with an issuer whose `iss` is `iss` and whose audience is `audience`, without leeway.
+pub fn introspection_answer(
+    body: &[u8],
+    issuer: &IssuerName,
+    iss: &str,
+    audience: &str,
+    now: u64,
+) -> Option<Option<Identity>> {
+    let told = answer::read_body(body).ok()?;
+    let rules = Rules { audiences: Some(vec![audience.into()]), leeway: 0 };
+    let judge = Judge { issuer: issuer.clone(), iss: iss.into(), rules, scope_claim: None, belief: 10 };
+    Some(told.and_then(|told| judge.judge(told, now).ok()))
 }
 
 /// Bytes as JOSE encodes them.

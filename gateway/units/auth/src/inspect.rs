@@ -10,7 +10,7 @@ use crate::metrics::KeyAges;
 use crate::unit::{Core, Handle};
 
 impl Inspect for Handle {
-    /// `{"state", "issuers": {name: {…}}, "token_cache": {…}}`. Keys are public; tokens are not here.
+    /// `{"state", "issuers": {name: {…}}, "introspection": {issuer: {…}}, "forward_auth": {route: {…}}, "token_cache": {…}}`. Keys are public; tokens are not here.
     fn inspect(&self) -> Value {
         let world = self.core.world.load();
         let issuers: serde_json::Map<_, _> = world
@@ -21,6 +21,8 @@ impl Inspect for Handle {
         json!({
             "state": self.core.health.get(),
             "issuers": issuers,
+            "introspection": world.remotes.inspect_introspection(),
+            "forward_auth": world.remotes.inspect_forward_auth(),
             "token_cache": { "entries": world.shared.cache.len(), "bytes": world.shared.cache.bytes() },
         })
     }

@@ -9,7 +9,9 @@
 //! `cache` of tokens already verified; what a route asks (`policy`, of `scopes`, `predicates` by `pointer`, and `step_up`),
 //! what was taken back (`revocation`), and the one place that decides (`verify`), with the `proof` it gives; what a refused
 //! client is told (`challenge`) and what the operator is (`metrics`, `refusals`); and the unit's outside: [`Unit`],
-//! [`Handle`], [`AuthTask`].
+//! [`Handle`], [`AuthTask`]. Apart from that way stand the two deciders that ask another service (`remote`, over the
+//! `client`): the issuer's own endpoint for opaque tokens (`introspection`), and whatever service an operator has that
+//! authorises requests (`forward_auth`).
 //!
 //! What is absent on purpose: symmetric algorithms and `none`, keys from tokens, a lock that all requests share, and any
 //! call to an issuer on the path of a request whose key is at hand.
@@ -20,15 +22,18 @@ mod bearer;
 mod cache;
 mod challenge;
 mod claims;
+mod client;
 pub mod config;
 mod discovery;
 mod disk;
 mod error;
 mod fetch;
+mod forward_auth;
 mod freshness;
 #[doc(hidden)]
 pub mod fuzz;
 mod inspect;
+mod introspection;
 mod issuer;
 mod jwk;
 mod jws;
@@ -39,9 +44,12 @@ mod policy;
 mod predicates;
 mod proof;
 mod refusals;
+mod remote;
+mod remotes;
 mod revocation;
 mod scan;
 mod scopes;
+mod secret;
 mod step_up;
 mod strict_json;
 mod task;
@@ -56,9 +64,13 @@ pub use algorithm::Algorithm;
 pub use config::{
     AddressBudget, Config, Credentials, DiscoveryConfig, InlineKeys, IssuerConfig, JwksConfig, RouteAuth, Scopes,
 };
+pub use forward_auth::config::{DecisionCacheConfig, ForwardAuthConfig, ForwardMethod, OnFailure};
+pub use forward_auth::{Allowed, Decision, ForwardAuth, Rebuff};
+pub use introspection::config::{CacheConfig, ClientConfig, ClientMethod, IntrospectionConfig};
 pub use policy::{Policy, StrippedHeaders};
 pub use predicates::ClaimRule;
 pub use proof::{Anonymous, Proof};
+pub use remote::config::BreakerConfig;
 pub use revocation::config::{RevocationConfig, RevocationUrl};
 #[doc(hidden)]
 pub use revocation::measure;

@@ -12,13 +12,15 @@ use prometheus_client::registry::{Registry, Unit};
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::fetch::FetchFault;
+use crate::introspection::Counters;
 use crate::refusals::RefusalLog;
+use crate::remote::metrics::CallFamilies;
 
 /// The `issuer` label where no issuer is known. It is not an issuer's name: those hold no parentheses.
 pub(crate) const NO_ISSUER: &str = "(none)";
 
 /// The reasons this unit refuses for; the `outcome` label is their slug, or `ok`.
-pub(crate) const REFUSALS: [Reason; 14] = [
+pub(crate) const REFUSALS: [Reason; 15] = [
     Reason::TokenMissing,
     Reason::CredentialsMalformed,
     Reason::TokenMalformed,
@@ -31,6 +33,7 @@ pub(crate) const REFUSALS: [Reason; 14] = [
     Reason::TokenNotAllowed,
     Reason::AuthenticationInsufficient,
     Reason::KeysUnavailable,
+    Reason::IntrospectionUnavailable,
     Reason::AddressRateLimited,
     Reason::Internal,
 ];
@@ -67,6 +70,10 @@ pub(crate) struct Metrics {
     up: Family<OfIssuer, Gauge>,
     unkept: Family<OfIssuer, Counter>,
     pub(crate) cache: CacheMetrics,
+    /// Questions to introspection endpoints, by issuer.
+    pub(crate) introspection: CallFamilies,
+    /// Questions to authorising services, by route.
+    pub(crate) forward_auth: CallFamilies,
     /// Requests of which no issuer is known.
     pub(crate) anonymous: Verifications,
 }
@@ -92,6 +99,8 @@ impl Metrics {
             up: Family::default(),
             unkept: Family::default(),
             cache: CacheMetrics::default(),
+            introspection: CallFamilies::new(registry, "introspection", "issuer"),
+            forward_auth: CallFamilies::new(registry, "forward_auth", "route"),
         };
         registry.register(
             "verifications",
@@ -162,8 +171,14 @@ impl Metrics {
         }
     }
 
+    /// The handles of one issuer whose tokens are introspected.
+    pub(crate) fn introspected(&self, name: &str) -> Counters {
+        Counters { verifications: Verifications::new(&self.verifications, name), calls: self.introspection.of(name) }
+    }
+
     /// Forgets an issuer that is no longer configured.
     pub(crate) fn forget(&self, name: &str) {
+        self.introspection.forget(name);
         let outcomes = REFUSALS.iter().map(|reason| reason.slug()).chain(["ok"]);
         for outcome in outcomes {
             self.verifications.remove(&Outcome { issuer: name.into(), outcome });

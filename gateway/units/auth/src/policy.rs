@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use crate::cache::TokenCache;
 use crate::challenge::Challenges;
 use crate::config::{Credentials, RouteAuth, identity_header};
+use crate::introspection::Introspector;
 use crate::issuer::Issuer;
 use crate::metrics::Verifications;
 use crate::predicates::{self, Predicate};
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
 pub struct Policy {
     pub(crate) shared: Arc<Shared>,
     pub(crate) issuers: SmallVec<[Arc<Issuer>; 1]>,
+    /// The issuer that is asked about tokens which are none of those above.
+    pub(crate) introspection: Option<Arc<Introspector>>,
     outcomes: RouteOutcomes,
     optional: bool,
     scopes: ScopeRules,
@@ -60,6 +63,7 @@ impl Policy {
     pub(crate) fn new(
         wanted: &RouteAuth,
         issuers: SmallVec<[Arc<Issuer>; 1]>,
+        introspection: Option<Arc<Introspector>>,
         shared: Arc<Shared>,
         outcomes: RouteOutcomes,
     ) -> Self {
@@ -67,6 +71,7 @@ impl Policy {
         let told = wanted.scopes.all.iter().chain(&wanted.scopes.any).map(String::as_str);
         Self {
             issuers,
+            introspection,
             outcomes,
             optional: wanted.optional,
             scopes: ScopeRules::new(&wanted.scopes),

@@ -82,7 +82,12 @@ async fn run(core: Arc<Core>, mut stop: Stop) {
         tokio::select! {
             () = stop.stopped() => break,
             _ = commits.changed() => {}
-            _ = sweep.tick() => core.world.load().shared.cache.sweep(core.clock.unix_seconds()),
+            _ = sweep.tick() => {
+                let world = core.world.load();
+                world.shared.cache.sweep(core.clock.unix_seconds());
+                world.remotes.sweep();
+            }
+            () = core.around.changed.notified() => core.tell_health(),
             Some(ended) = keepers.join_next() => {
                 // Keepers end by abort alone. One that panicked ends the task too: its supervisor counts that and begins
                 // anew, with the keys had so far.

@@ -22,11 +22,16 @@ use crate::cache::TokenCache;
 use crate::challenge::Challenges;
 use crate::config::{Config, IssuerConfig, RouteAuth};
 use crate::fetch;
+use crate::forward_auth::config::ForwardAuthConfig;
+use crate::forward_auth::{Decision, ForwardAuth};
+use crate::introspection::Introspector;
 use crate::issuer::Issuer;
 use crate::metrics::{KeyAgeCollector, Metrics};
 use crate::policy::{Policy, Shared, StrippedHeaders};
 use crate::proof::Proof;
 use crate::refusals::RouteOutcomes;
+use crate::remote::Surroundings;
+use crate::remotes::Remotes;
 use crate::revocation::{Plan, Revocations};
 use crate::task::AuthTask;
 use crate::verify;
@@ -40,6 +45,8 @@ pub struct Deps {
     pub random: Arc<dyn Random>,
     /// The configuration's folder: where relative file names begin.
     pub base_dir: PathBuf,
+    /// The runtime that questions to other services run on: never one that serves requests.
+    pub background: tokio::runtime::Handle,
 }
 
 /// What the handle and the task share.
@@ -48,6 +55,8 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     base_dir: PathBuf,
+    /// What is lent to those who ask other services.
+    pub(crate) around: Surroundings,
     pub(crate) metrics: Metrics,
     pub(crate) health: Health,
     pub(crate) revocations: Arc<Revocations>,
@@ -63,9 +72,16 @@ pub(crate) struct World {
     config: Config,
     pub(crate) shared: Arc<Shared>,
     pub(crate) issuers: BTreeMap<IssuerName, Arc<Issuer>>,
+    pub(crate) remotes: Remotes,
     stripped: StrippedHeaders,
     /// Those with a policy.
     routes: BTreeSet<RouteName>,
+}
+
+impl World {
+    fn knows(&self, issuer: &IssuerName) -> bool {
+        self.issuers.contains_key(issuer) || self.remotes.introspector(issuer).is_some()
+    }
 }
 
 /// The unit's constructor.
@@ -82,10 +98,17 @@ impl Unit {
             config: config.clone(),
             shared: Arc::new(share(config, None, &metrics, &revocations)),
             issuers: BTreeMap::new(),
+            remotes: Remotes::default(),
             stripped: StrippedHeaders::default(),
             routes: BTreeSet::new(),
         };
         let core = Arc::new(Core {
+            around: Surroundings {
+                clock: Arc::clone(&deps.clock),
+                base_dir: deps.base_dir.clone(),
+                background: deps.background,
+                changed: Arc::default(),
+            },
             clock: deps.clock,
             random: deps.random,
             base_dir: deps.base_dir,
@@ -153,7 +176,13 @@ impl Handle {
         let state_dir = config.state_dir.as_ref().map(|folder| self.core.base_dir.join(folder));
         let same_state_dir = old.config.state_dir == config.state_dir;
         let mut compiled = BTreeMap::new();
+        let mut remotes = Remotes::default();
         for (name, wanted) in issuers {
+            if wanted.introspection.is_some() {
+                let added = remotes.introspect(&self.core, &old.remotes, name, wanted, &mut system_roots);
+                added.unwrap_or_else(|fault| faults.push(fault));
+                continue;
+            }
             if let Some(same) = old.issuers.get(name).filter(|issuer| issuer.config == *wanted && same_state_dir) {
                 compiled.insert(name.clone(), Arc::clone(same));
                 continue;
@@ -179,8 +208,9 @@ impl Handle {
         };
         let shared = Arc::new(share(config, Some(&old), &self.core.metrics, &self.core.revocations));
         let core = Arc::clone(&self.core);
+        let remotes = Mutex::new(remotes);
         let (stripped, routes) = Default::default();
-        Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, revocation, stripped, routes })
+        Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, revocation, remotes, stripped, routes })
     }
 
     /// Puts a prepared configuration in force: the task begins to read the keys of new issuers, and what was verified
@@ -188,6 +218,7 @@ impl Handle {
     pub fn commit(&self, mut prepared: Prepared) {
         let old = self.core.world.load_full();
         let issuers = std::mem::take(&mut prepared.issuers);
+        let remotes = std::mem::take(prepared.remotes.get_mut());
         for (name, issuer) in &issuers {
             // Other rules do not make other keys: requests need not wait for what is at hand.
             if let Some(old) = old.issuers.get(name).filter(|old| old.id != issuer.id && old.has_same_keys_as(issuer)) {
@@ -202,10 +233,12 @@ impl Handle {
             config: prepared.config.clone(),
             shared: Arc::clone(&prepared.shared),
             issuers,
+            remotes,
         };
         self.core.world.store(Arc::new(world));
         self.core.forget_unused(old.issuers.keys());
         self.core.tell_routes(&old.routes);
+        self.core.forget_unused_remotes(&old.remotes);
         self.core.tell_health();
         self.core.commits.send_modify(|count| *count += 1);
     }
@@ -213,9 +246,17 @@ impl Handle {
     /// Verifies the token of `request` for the route whose policy this is, or its absence where the policy allows that.
     /// A token seen before is decided without
     /// waiting and without a lock that excludes other requests; at the worst, where the issuer's keys must be waited
-    /// for, it takes `jwks.wait`. Drop the future when the client goes away: nothing is left behind.
+    /// for, it takes `jwks.wait`, or twice `introspection.timeout` where the issuer itself must be asked. Drop the future
+    /// when the client goes away: nothing is left behind.
     pub async fn authenticate(&self, policy: &Policy, request: &RequestView<'_>) -> Result<Proof, Refusal> {
         verify::authenticate(policy, request, &*self.core.clock, &self.core.metrics).await
+    }
+
+    /// Asks the authorising service of the route that `forward_auth` was made for whether `request` may pass. At the
+    /// worst it takes twice the service's timeout. Drop the future when the client goes away: what nobody waits for any
+    /// more is given up.
+    pub async fn authorize(&self, forward_auth: &ForwardAuth, request: &RequestView<'_>) -> Result<Decision, Refusal> {
+        forward_auth.decide(request).await
     }
 
     /// The header fields that a client may not set, by the configuration in force.
@@ -248,6 +289,7 @@ pub struct Prepared {
     shared: Arc<Shared>,
     issuers: BTreeMap<IssuerName, Arc<Issuer>>,
     revocation: Arc<Plan>,
+    remotes: Mutex<Remotes>,
     stripped: Mutex<Vec<HeaderName>>,
     routes: Mutex<BTreeSet<RouteName>>,
 }
@@ -258,8 +300,19 @@ impl Prepared {
         let mut faults = Faults::new();
         wanted.validate(at, &mut faults);
         let mut issuers: SmallVec<[Arc<Issuer>; 1]> = SmallVec::new();
+        let mut introspection: Option<Arc<Introspector>> = None;
         for (index, name) in wanted.issuer_names().enumerate() {
             let here = if wanted.issuer.is_some() { at.key("issuer") } else { at.key("issuers").index(index) };
+            if let Some(introspector) = self.remotes.lock().introspector(name) {
+                if let Some(other) = introspection.replace(introspector) {
+                    let why = format!(
+                        "tokens of issuers {} and {name} are both introspected: a route can ask one",
+                        other.name
+                    );
+                    faults.error(&here, why);
+                }
+                continue;
+            }
             let Some(issuer) = self.issuers.get(name) else {
                 faults.push(self.unknown_issuer(name, &here));
                 continue;
@@ -276,25 +329,42 @@ impl Prepared {
             return Err(faults.into_vec());
         }
         let outcomes = RouteOutcomes::new(route.as_str(), self.core.metrics.clone());
-        let policy = Policy::new(wanted, issuers, Arc::clone(&self.shared), outcomes);
-        let mut stripped = self.stripped.lock();
-        for name in policy.own_headers() {
-            if !stripped.contains(name) {
-                stripped.push(name.clone());
-            }
-        }
-        drop(stripped);
+        let policy = Policy::new(wanted, issuers, introspection, Arc::clone(&self.shared), outcomes);
+        self.strip(policy.own_headers());
         self.routes.lock().insert(route.clone());
         Ok(Arc::new(policy))
     }
 
-    /// The header fields that a client may not set: those of every policy made so far. Ask when all are made.
+    /// Compiles the authorising service of `route`, whose section `forward_auth` stands at `at`. One that did not change
+    /// keeps its connections, its breaker and its answers. Reads a CA file, so it is not for a service thread.
+    pub fn forward_auth(
+        &self,
+        route: &RouteName,
+        wanted: &ForwardAuthConfig,
+        at: &Path,
+    ) -> Result<Arc<ForwardAuth>, Vec<Fault>> {
+        let made = self.remotes.lock().authorize(&self.core, route, wanted, at)?;
+        self.strip(made.told().iter());
+        Ok(made)
+    }
+
+    fn strip<'n>(&self, names: impl Iterator<Item = &'n HeaderName>) {
+        let mut stripped = self.stripped.lock();
+        for name in names {
+            if !stripped.contains(name) {
+                stripped.push(name.clone());
+            }
+        }
+    }
+
+    /// The header fields that a client may not set: those of every policy and service made so far. Ask when all are made.
     pub fn stripped_headers(&self) -> StrippedHeaders {
         StrippedHeaders::new(self.stripped.lock().clone())
     }
 
     fn unknown_issuer(&self, name: &IssuerName, at: &Path) -> Fault {
-        let known: Vec<_> = self.issuers.keys().map(IssuerName::as_str).collect();
+        let remotes = self.remotes.lock();
+        let known: Vec<_> = self.issuers.keys().chain(remotes.introspected()).map(IssuerName::as_str).collect();
         let help =
             if known.is_empty() { "no issuers are configured".into() } else { format!("known: {}", known.join(", ")) };
         Fault::error(at, format!("there is no issuer {name}")).help(help)
@@ -305,6 +375,7 @@ impl Drop for Prepared {
     fn drop(&mut self) {
         // Empty after a commit.
         self.core.forget_unused(self.issuers.keys());
+        self.core.forget_unused_remotes(self.remotes.get_mut());
     }
 }
 
@@ -319,12 +390,22 @@ impl Core {
     /// Ends the series of issuers that are not, or no longer, in force.
     fn forget_unused<'n>(&self, names: impl Iterator<Item = &'n IssuerName>) {
         let world = self.world.load();
-        names.filter(|name| !world.issuers.contains_key(*name)).for_each(|name| self.metrics.forget(name.as_str()));
+        names.filter(|name| !world.knows(name)).for_each(|name| self.metrics.forget(name.as_str()));
+    }
+
+    /// The same for what asks other services.
+    fn forget_unused_remotes(&self, gone: &Remotes) {
+        self.forget_unused(gone.introspected());
+        let world = self.world.load();
+        gone.authorized()
+            .filter(|route| !world.remotes.authorizes(route))
+            .for_each(|route| self.metrics.forward_auth.forget(route.as_str()));
     }
 
     /// Sets the unit's health by the state of its issuers and of revocations: starting until each issuer was asked for its
     /// keys once and revocations were looked for where they are to be, degraded while an issuer has no usable keys, or
-    /// something is failing to be heard or stored. It never is unavailable: routes without tokens, and other
+    /// something is failing to be heard or stored, or a service that is to be asked is. It never is unavailable: routes
+    /// without tokens, and other
     /// issuers, work all the same.
     pub(crate) fn tell_health(&self) {
         let world = self.world.load();
@@ -337,6 +418,7 @@ impl Core {
             .values()
             .filter_map(|issuer| Some(format!("issuer {}: {}", issuer.name, issuer.keyring.complaint()?)))
             .chain(self.revocations.complaints())
+            .chain(world.remotes.complaints())
             .collect();
         let state = if complaints.is_empty() { State::Ready } else { State::Degraded(complaints.join("; ")) };
         self.health.set(state);

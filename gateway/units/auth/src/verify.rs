@@ -6,7 +6,8 @@
 //! then what the claims say. Then, for old and new alike, what was revoked, and what the route asks: scopes, claims, the
 //! user's authentication.
 //!
-//! Only where the key is not at hand does a request wait, and then [`crate::keyring`] says for how long.
+//! Only where the key is not at hand does a request wait, and then [`crate::keyring`] says for how long; or where the token
+//! can be judged by its issuer's endpoint alone, and then [`crate::introspection`] does.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::bearer::{self, Found};
 use crate::challenge;
 use crate::claims;
 use crate::error::{Part, TokenFault};
+use crate::introspection::{self, Introspector};
 use crate::issuer::Issuer;
 use crate::jwk::{Key, Lookup};
 use crate::jws::{Compact, Header, MAX_SIGNATURE};
@@ -77,6 +79,12 @@ pub(crate) async fn authenticate(
         Found::Nothing => return policy.judge_nothing().or_else(|missing| refuse(missing, &metrics.anonymous)),
         Found::Malformed(why) => return refuse(challenges.malformed_credentials(why), &metrics.anonymous),
     };
+    // A token that no issuer with keys can have made is its own issuer's to judge.
+    if let Some(introspector) = &policy.introspection
+        && (policy.issuers.is_empty() || introspection::is_opaque(token))
+    {
+        return introspect(policy, introspector, token, Some(request.client), now).await;
+    }
     let hash = policy.shared.cache.hash(token);
     let cached = policy.shared.cache.get(hash, token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
     if let Some((identity, id, key)) = cached {
@@ -87,7 +95,9 @@ pub(crate) async fn authenticate(
 
     let attempt = Attempt { policy, token, hash, clock, now };
     let mut issuer = None;
-    let mut outcome = attempt.check(Some(request.client), &mut issuer);
+    // One that is known to be another issuer's will be found so again: that costs no signature check.
+    let is_known = policy.introspection.as_ref().is_some_and(|introspector| introspector.knows(token));
+    let mut outcome = attempt.check((!is_known).then_some(request.client), &mut issuer);
     if let (Err(Halt::NeedsKeys(kid)), Some(issuer)) = (&outcome, issuer) {
         outcome = match issuer.keyring.ask(kid.as_deref(), clock.now(), issuer.config.jwks.wait.get()).await {
             // The budget was charged the first time.
@@ -98,6 +108,12 @@ pub(crate) async fn authenticate(
                 return refuse(refusal, &issuer.metrics.verifications);
             }
         };
+    }
+    if let (Err(Halt::Bad(fault)), None, Some(introspector)) = (&outcome, issuer, &policy.introspection)
+        && introspection::is_foreign(fault)
+    {
+        let charge = (!introspection::was_charged(fault)).then_some(request.client);
+        return introspect(policy, introspector, token, charge, now).await;
     }
     let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
     match outcome {
@@ -115,6 +131,21 @@ pub(crate) async fn authenticate(
             let name = issuer.map_or("", |issuer| issuer.name.as_str());
             refuse(challenge::keys_unavailable(name, "its keys were withdrawn just now", 1), counters)
         }
+    }
+}
+
+/// Has the token's own issuer judge it.
+async fn introspect(
+    policy: &Policy,
+    introspector: &Introspector,
+    token: &[u8],
+    charge: Option<IpAddr>,
+    now: u64,
+) -> Result<Proof, Refusal> {
+    match introspector.identify(token, &policy.shared, charge).await {
+        // No key of ours verified it.
+        Ok(identity) => admit(policy, identity, None, now, &introspector.verifications),
+        Err(refusal) => Err(policy.refuse(refusal, &introspector.verifications, now)),
     }
 }
 

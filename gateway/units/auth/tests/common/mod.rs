@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![allow(dead_code, unreachable_pub, reason = "shared by several tests, each of which uses a part")]
 
+pub mod service;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -279,6 +281,7 @@ pub fn issuer_config(jwks: JwksConfig) -> IssuerConfig {
         dangerously_accept_any_audience: false,
         algorithms: Algorithm::ALL.to_vec(),
         jwks,
+        introspection: None,
         leeway: sluice_vocabulary::measure::Span::secs(30),
         scope_claim: None,
     }
@@ -340,6 +343,17 @@ impl World {
         issuers: &BTreeMap<IssuerName, IssuerConfig>,
         route: &RouteAuth,
     ) -> (Self, Arc<Policy>) {
+        let world = Self::bare_at(now, base_dir, config);
+        let policy = world.apply(issuers, route);
+        (world, policy)
+    }
+
+    /// With nothing configured yet.
+    pub fn bare(base_dir: PathBuf, config: Config) -> Self {
+        Self::bare_at(NOW, base_dir, config)
+    }
+
+    fn bare_at(now: u64, base_dir: PathBuf, config: Config) -> Self {
         let clock = ManualClock::at(now);
         let mut registry = Registry::default();
         let (handle, task) = Self::unit(base_dir, &config, Arc::new(clock.clone()), &mut registry);
@@ -348,15 +362,12 @@ impl World {
             let mut task: AuthTask = task;
             task.run(stop).await;
         });
-        let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1000));
-        let connection = Connection { id: 1, peer, local: peer, client: peer, tls: None, cookie: None, listener: 0 };
-        let world = Self { handle, clock, registry, config, connection, stopper: Some(stopper), task };
-        let policy = world.apply(issuers, route);
-        (world, policy)
+        Self { handle, clock, registry, config, connection: connection(), stopper: Some(stopper), task }
     }
 
     fn unit(base_dir: PathBuf, config: &Config, clock: Arc<dyn Clock>, registry: &mut Registry) -> (Handle, AuthTask) {
-        Unit::new(config, Deps { clock, random: Arc::new(SystemRandom), base_dir }, registry)
+        let background = tokio::runtime::Handle::current();
+        Unit::new(config, Deps { clock, random: Arc::new(SystemRandom), base_dir, background }, registry)
     }
 
     /// Puts a configuration in force.
@@ -428,17 +439,7 @@ impl World {
 
     /// Asks with any header fields, from any address.
     pub async fn prove(&self, policy: &Policy, headers: &HeaderMap, client: IpAddr) -> Result<Proof, Refusal> {
-        let request = RequestView {
-            method: &Method::GET,
-            scheme: Scheme::Http,
-            host: "api.example.com",
-            path: "/",
-            query: None,
-            headers,
-            client,
-            connection: &self.connection,
-        };
-        self.handle.authenticate(policy, &request).await
+        self.handle.authenticate(policy, &view(&self.connection, headers, client)).await
     }
 
     /// Asks with a bearer token.
@@ -458,4 +459,32 @@ impl World {
         tokio::time::timeout(Duration::from_secs(5), &mut self.task).await.expect("the task ends when told").unwrap();
         assert_eq!(self.handle.health().get(), State::Stopped);
     }
+}
+
+/// A request as the unit sees it.
+pub fn view<'a>(connection: &'a Connection, headers: &'a HeaderMap, client: IpAddr) -> RequestView<'a> {
+    RequestView {
+        method: &Method::GET,
+        scheme: Scheme::Http,
+        host: "api.example.com",
+        path: "/",
+        query: None,
+        headers,
+        client,
+        connection,
+    }
+}
+
+/// A connection from a documentation address.
+pub fn connection() -> Connection {
+    let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 1000));
+    Connection { id: 1, peer, local: peer, client: peer, tls: None, cookie: None, listener: 0 }
+}
+
+/// Asks a unit with a bearer token.
+pub async fn ask_with(handle: &Handle, policy: &Policy, token: &str) -> Result<Verified, Refusal> {
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}")).unwrap());
+    let connection = connection();
+    handle.authenticate(policy, &view(&connection, &headers, connection.client.ip())).await
 }
