@@ -138,12 +138,13 @@ impl RequestPath {
             connection,
             client,
             host: Box::default(),
+            port: None,
             version: header.version,
             in_flight: None,
         });
         arrived.in_flight = Some(self.units.shedder.enter()?);
         self.units.downstream.admit_address(client.ip, request.started)?;
-        arrived.host = host_of(header)?;
+        (arrived.host, arrived.port) = host_of(header)?;
         // What is matched, authorised and forwarded is one and the same path.
         let normal = self.normal_target(header)?;
         if session.is_http2() {

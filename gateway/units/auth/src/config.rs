@@ -10,6 +10,9 @@ use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::{Faults, IssuerName, Path};
 
 use crate::algorithm::Algorithm;
+use crate::binding::SenderConstraint;
+use crate::dpop::config::DpopConfig;
+use crate::issue::config::{IdentityToken, IdentityTokens};
 
 /// Bounds of the checking of tokens, for all issuers and routes together: the section `auth`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +28,10 @@ pub struct Config {
     /// How many tokens not seen before one client address may have checked; over that, it is answered 429. An IPv6
     /// client counts by its /64 network. `null` takes every limit away.
     pub signature_checks_per_address: Option<AddressBudget>,
+    /// How proofs of possession are checked.
+    pub dpop: DpopConfig,
+    /// How the gateway signs identity tokens for upstreams.
+    pub identity_tokens: IdentityTokens,
 }
 
 impl Default for Config {
@@ -34,6 +41,8 @@ impl Default for Config {
             token_cache: ByteSize::mib(32),
             max_token: ByteSize::kib(16),
             signature_checks_per_address: Some(AddressBudget::default()),
+            dpop: DpopConfig::default(),
+            identity_tokens: IdentityTokens::default(),
         }
     }
 }
@@ -194,6 +203,12 @@ pub struct RouteAuth {
     /// named here is removed from every client's request, on every route.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub claims_to_headers: BTreeMap<String, String>,
+    /// What binding of tokens to their senders the route demands. A binding that a token carries is enforced in any case.
+    #[serde(default)]
+    pub sender_constraint: SenderConstraint,
+    /// A short-lived token for the upstream that says who sent the request, signed by the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_token: Option<IdentityToken>,
 }
 
 /// Scopes, compared whole and by case. Where both lists are given, both must be met.
@@ -209,7 +224,7 @@ pub struct Scopes {
 }
 
 /// Pushes a fault where `value` is outside `bounds`.
-fn within<T: PartialOrd + std::fmt::Display>(value: T, least: T, most: T, at: &Path, faults: &mut Faults) {
+pub(crate) fn within<T: PartialOrd + std::fmt::Display>(value: T, least: T, most: T, at: &Path, faults: &mut Faults) {
     if value < least || value > most {
         faults.error(at, format!("{value} is out of bounds: expected {least} to {most}"));
     }
@@ -231,6 +246,8 @@ impl Config {
         }
         within(self.max_token, ByteSize::bytes(256), ByteSize::kib(64), &at.key("max_token"), faults);
         within(self.token_cache, ByteSize::bytes(0), ByteSize::mib(1 << 16), &at.key("token_cache"), faults);
+        self.dpop.validate(&at.key("dpop"), faults);
+        self.identity_tokens.validate(&at.key("identity_tokens"), faults);
         match &self.signature_checks_per_address {
             Some(budget) => budget.validate(&at.key("signature_checks_per_address"), faults),
             None => faults.warning(
@@ -384,6 +401,13 @@ impl RouteAuth {
             }
             if claim.is_empty() {
                 faults.error(&here, "a claim's name cannot be empty");
+            }
+        }
+        if let Some(token) = &self.identity_token {
+            let here = at.key("identity_token");
+            token.validate(&here, faults);
+            if self.claims_to_headers.keys().any(|header| header.eq_ignore_ascii_case(&token.header)) {
+                faults.error(&here.key("header"), format!("{} carries a claim already", token.header));
             }
         }
     }

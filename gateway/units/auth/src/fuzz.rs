@@ -35,7 +35,7 @@ pub fn strict_names(bytes: &[u8]) -> Option<Vec<String>> {
 /// What follows `Bearer` in a request's header, if it has the form of a token.
 pub fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
     match bearer::find(headers) {
-        Found::Token(token) if bearer::is_token(token) => Some(token),
+        Found::Token(token, _) if bearer::is_token(token) => Some(token),
         _ => None,
     }
 }

@@ -11,13 +11,14 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use sluice_vocabulary::Reason;
 
+use crate::dpop::proof::ProofFault;
 use crate::fetch::FetchFault;
 
 /// The `issuer` label where no issuer is known. It is not an issuer's name: those hold no parentheses.
 pub(crate) const NO_ISSUER: &str = "(none)";
 
 /// The reasons this unit refuses for; the `outcome` label is their slug, or `ok`.
-const REFUSALS: [Reason; 11] = [
+const REFUSALS: [Reason; 16] = [
     Reason::TokenMissing,
     Reason::CredentialsMalformed,
     Reason::TokenMalformed,
@@ -25,6 +26,11 @@ const REFUSALS: [Reason; 11] = [
     Reason::TokenExpired,
     Reason::TokenNotYetValid,
     Reason::TokenNotForUs,
+    Reason::SenderUnproven,
+    Reason::SenderUnbound,
+    Reason::ProofRejected,
+    Reason::ProofNonce,
+    Reason::ProofsUnavailable,
     Reason::ScopeMissing,
     Reason::KeysUnavailable,
     Reason::AddressRateLimited,
@@ -49,8 +55,53 @@ pub(crate) struct Metrics {
     fetches: Family<Outcome, Counter>,
     keys: Family<OfIssuer, Gauge>,
     pub(crate) cache: CacheMetrics,
+    pub(crate) proofs: ProofMetrics,
+    pub(crate) mint: MintMetrics,
     /// Requests of which no issuer is known.
     pub(crate) anonymous: Verifications,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeAlone {
+    outcome: &'static str,
+}
+
+/// The DPoP proofs' own.
+#[derive(Debug, Clone)]
+pub(crate) struct ProofMetrics {
+    ok: Counter,
+    refused: [Counter; ProofFault::SLUGS.len()],
+    pub(crate) remembered: Gauge,
+}
+
+impl ProofMetrics {
+    fn new(family: &Family<OutcomeAlone, Counter>) -> Self {
+        let counter = |outcome| family.get_or_create(&OutcomeAlone { outcome }).clone();
+        Self { ok: counter("ok"), refused: ProofFault::SLUGS.map(counter), remembered: Gauge::default() }
+    }
+
+    /// Counts a proof by what is wrong with it.
+    pub(crate) fn count(&self, fault: Option<&ProofFault>) {
+        match fault.and_then(|fault| ProofFault::SLUGS.iter().position(|slug| *slug == fault.slug())) {
+            Some(index) => self.refused[index].inc(),
+            None => self.ok.inc(),
+        };
+    }
+}
+
+/// The identity tokens' own.
+#[derive(Debug, Clone)]
+pub(crate) struct MintMetrics {
+    pub(crate) signed: Counter,
+    pub(crate) cached: Counter,
+    pub(crate) left_out: Counter,
+}
+
+impl MintMetrics {
+    fn new(family: &Family<OutcomeAlone, Counter>) -> Self {
+        let counter = |outcome| family.get_or_create(&OutcomeAlone { outcome }).clone();
+        Self { signed: counter("signed"), cached: counter("cached"), left_out: counter("left-out") }
+    }
 }
 
 /// The cache's own.
@@ -65,12 +116,15 @@ pub(crate) struct CacheMetrics {
 impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let verifications = Family::default();
+        let (proofs, identity_tokens) = (Family::default(), Family::default());
         let metrics = Self {
             anonymous: Verifications::new(&verifications, NO_ISSUER),
             verifications,
             fetches: Family::default(),
             keys: Family::default(),
             cache: CacheMetrics::default(),
+            proofs: ProofMetrics::new(&proofs),
+            mint: MintMetrics::new(&identity_tokens),
         };
         registry.register(
             "verifications",
@@ -83,6 +137,17 @@ impl Metrics {
             metrics.fetches.clone(),
         );
         registry.register("keys", "Usable keys of an issuer", metrics.keys.clone());
+        registry.register("dpop_proofs", "DPoP proofs, by outcome: ok or what is wrong", proofs);
+        registry.register(
+            "dpop_proofs_remembered",
+            "DPoP proofs remembered so that none is good twice",
+            metrics.proofs.remembered.clone(),
+        );
+        registry.register(
+            "identity_tokens",
+            "Identity tokens for upstreams, by outcome: signed, cached (used again), left-out (too long)",
+            identity_tokens,
+        );
         let cache = &metrics.cache;
         registry.register("token_cache_hits", "Tokens found among those already verified", cache.hits.clone());
         registry.register("token_cache_misses", "Tokens not found among those already verified", cache.misses.clone());

@@ -4,14 +4,18 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::header::WWW_AUTHENTICATE;
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 use sluice_vocabulary::limiter::KeyedLimiter;
 use sluice_vocabulary::{Identity, Reason, Refusal};
 use smallvec::SmallVec;
 
+use crate::binding::SenderConstraint;
 use crate::cache::TokenCache;
 use crate::challenge::Challenges;
+use crate::dpop::Dpop;
+use crate::issue::{Mint, Spec};
 use crate::issuer::Issuer;
 use crate::verify::Verified;
 
@@ -24,6 +28,9 @@ pub(crate) struct Shared {
     pub(crate) cache: Arc<TokenCache>,
     pub(crate) limiter: Option<Arc<KeyedLimiter<IpAddr>>>,
     pub(crate) challenges: Challenges,
+    pub(crate) dpop: Dpop,
+    /// Makes identity tokens; none before the first configuration, when there is no policy either.
+    pub(crate) mint: Option<Arc<Mint>>,
     /// The longest token looked at.
     pub(crate) longest: usize,
 }
@@ -36,11 +43,24 @@ pub struct Policy {
     pub(crate) all: Box<[Box<str>]>,
     pub(crate) any: Box<[Box<str>]>,
     pub(crate) headers: Box<[(HeaderName, Box<str>)]>,
+    pub(crate) sender_constraint: SenderConstraint,
+    pub(crate) identity_token: Option<Arc<Spec>>,
     /// The challenge to a token without the scopes.
     pub(crate) insufficient_scope: HeaderValue,
 }
 
 impl Policy {
+    /// The answer to a request without a token: a challenge of each scheme that the route takes.
+    pub(crate) fn missing(&self) -> Refusal {
+        let dpop = |refusal: Refusal| refusal.header(WWW_AUTHENTICATE, self.shared.dpop.bare_challenge());
+        match self.sender_constraint {
+            // A route that demands nothing says so by the scheme that everybody has, though it takes DPoP too.
+            SenderConstraint::None | SenderConstraint::Mtls => self.shared.challenges.missing(),
+            SenderConstraint::Dpop => dpop(Refusal::new(Reason::TokenMissing)),
+            SenderConstraint::Any => dpop(self.shared.challenges.missing()),
+        }
+    }
+
     /// Whether `identity` has the scopes asked for.
     pub(crate) fn judge_scopes(&self, identity: &Identity) -> Result<(), Refusal> {
         let has = |scope: &str| identity.scopes.iter().any(|granted| **granted == *scope);
@@ -50,11 +70,12 @@ impl Policy {
             return Ok(());
         }
         Err(Refusal::new(Reason::ScopeMissing)
-            .header(http::header::WWW_AUTHENTICATE, self.insufficient_scope.clone())
+            .header(WWW_AUTHENTICATE, self.insufficient_scope.clone())
             .internal("the token's scopes do not meet the route's"))
     }
 
-    /// The header fields that carry claims to the upstream. A claim that is absent, or that cannot be written safely,
+    /// The header fields that tell the upstream who sent the request: claims, and an identity token signed by the gateway,
+    /// as the route asks. A claim that is absent, or that cannot be written safely,
     /// has none: see [`Handle::stripped_headers`](crate::Handle::stripped_headers), without which a client could add it.
     ///
     /// A string, number or boolean stands as it is, an array of strings is joined by commas, anything else is JSON. Left
@@ -63,10 +84,13 @@ impl Policy {
         &'p self,
         verified: &'p Verified,
     ) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<'p> {
-        self.headers.iter().filter_map(|(name, claim)| {
+        let claims = self.headers.iter().filter_map(|(name, claim)| {
             let value = render(verified.identity().claim(claim)?)?;
             Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?))
-        })
+        });
+        let wanted = self.shared.mint.as_ref().zip(self.identity_token.as_ref());
+        let token = wanted.and_then(|(mint, spec)| mint.token(spec, verified.identity()));
+        claims.chain(token)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::HeaderName;
+use http::header::AUTHORIZATION;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use rustls::RootCertStore;
@@ -21,7 +22,10 @@ use tokio::sync::watch;
 use crate::cache::TokenCache;
 use crate::challenge::Challenges;
 use crate::config::{Config, IssuerConfig, RouteAuth, identity_header};
+use crate::dpop::Dpop;
 use crate::fetch;
+use crate::issue::page::IdentityKeys;
+use crate::issue::{Mint, MintDeps, Spec};
 use crate::issuer::Issuer;
 use crate::metrics::{KeyAgeCollector, Metrics};
 use crate::policy::{Policy, Shared, StrippedHeaders};
@@ -73,7 +77,7 @@ impl Unit {
         let metrics = Metrics::new(registry);
         let world = World {
             config: config.clone(),
-            shared: Arc::new(share(config, None, &metrics)),
+            shared: Arc::new(share(config, None, None, &metrics)),
             issuers: BTreeMap::new(),
             stripped: StrippedHeaders::default(),
         };
@@ -93,7 +97,7 @@ impl Unit {
 }
 
 /// What the policies of `config` share; cache and limiter are those of `old` where nothing about them changed.
-fn share(config: &Config, old: Option<&World>, metrics: &Metrics) -> Shared {
+fn share(config: &Config, old: Option<&World>, mint: Option<Arc<Mint>>, metrics: &Metrics) -> Shared {
     let cache = match old {
         Some(old) if old.config.token_cache == config.token_cache => Arc::clone(&old.shared.cache),
         _ => Arc::new(TokenCache::new(config.token_cache.as_usize(), metrics.cache.clone())),
@@ -106,7 +110,15 @@ fn share(config: &Config, old: Option<&World>, metrics: &Metrics) -> Shared {
             Some(Arc::new(KeyedLimiter::with_rate(rate, budget.max_addresses)))
         }
     };
-    Shared { cache, limiter, challenges: Challenges::new(&config.realm), longest: config.max_token.as_usize() }
+    let dpop = Dpop::new(&config.dpop, &config.realm, old.map(|old| &old.shared.dpop), &metrics.proofs);
+    Shared {
+        cache,
+        limiter,
+        challenges: Challenges::new(&config.realm),
+        dpop,
+        mint,
+        longest: config.max_token.as_usize(),
+    }
 }
 
 /// The unit as the request path sees it. Cheap to clone.
@@ -160,7 +172,22 @@ impl Handle {
             self.core.forget_unused(issuers.keys());
             return Err(faults.into_vec());
         }
-        let shared = Arc::new(share(config, Some(&old), &self.core.metrics));
+        let deps = MintDeps {
+            clock: Arc::clone(&self.core.clock),
+            random: Arc::clone(&self.core.random),
+            metrics: self.core.metrics.mint.clone(),
+        };
+        let mint = Mint::follow(old.shared.mint.as_ref(), &config.identity_tokens, &self.core.base_dir, deps);
+        let mint = match mint {
+            Ok(mint) => mint,
+            Err(why) => {
+                self.core.forget_unused(issuers.keys());
+                let at = Path::root().key("auth").key("identity_tokens").key("state_dir");
+                faults.error(&at, why);
+                return Err(faults.into_vec());
+            }
+        };
+        let shared = Arc::new(share(config, Some(&old), Some(mint), &self.core.metrics));
         let core = Arc::clone(&self.core);
         Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, stripped: Mutex::default() })
     }
@@ -210,6 +237,11 @@ impl Handle {
         found.is_some()
     }
 
+    /// The page of the public keys that identity tokens are signed with.
+    pub fn identity_keys(&self) -> IdentityKeys {
+        IdentityKeys { core: Arc::clone(&self.core) }
+    }
+
     /// The unit's health.
     pub fn health(&self) -> &Health {
         &self.core.health
@@ -256,8 +288,14 @@ impl Prepared {
             .iter()
             .filter_map(|(header, claim)| Some((identity_header(header).ok()?, claim.as_str().into())))
             .collect();
+        let identity_token = match wanted.identity_token.as_ref().map(Spec::new).transpose() {
+            Ok(spec) => spec.map(Arc::new),
+            Err(why) => return Err(vec![Fault::error(&at.key("identity_token").key("header"), why)]),
+        };
         let mut stripped = self.stripped.lock();
-        for (name, _) in &headers {
+        // A client's `Authorization` is what its token is read from; the upstream gets the gateway's in its place.
+        let token_header = identity_token.iter().map(|spec| &spec.header).filter(|name| **name != AUTHORIZATION);
+        for name in headers.iter().map(|(name, _)| name).chain(token_header) {
             if !stripped.contains(name) {
                 stripped.push(name.clone());
             }
@@ -270,6 +308,8 @@ impl Prepared {
             all: boxed(&wanted.scopes.all),
             any: boxed(&wanted.scopes.any),
             headers,
+            sender_constraint: wanted.sender_constraint,
+            identity_token,
         }))
     }
 

@@ -3,7 +3,7 @@
 //! A token already verified costs a look-up. Any other goes the whole way, in this order, each step cheaper or more
 //! trusted than what follows it: shape and header; the address's budget, since the rest costs real work; the claims, of
 //! which only `iss` is believed, to know whose key to take; the key, which decides the algorithm; the signature; and only
-//! then what the claims say. Then, for old and new alike, the route's scopes.
+//! then what the claims say. Then, for old and new alike, whether its holder presents it, and the route's scopes.
 //!
 //! Only where the key is not at hand does a request wait, and then [`crate::keyring`] says for how long.
 
@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 use sluice_vocabulary::clock::Clock;
 use sluice_vocabulary::limiter::address_key;
@@ -20,8 +21,10 @@ use smallvec::SmallVec;
 
 use crate::base64url;
 use crate::bearer::{self, Found};
+use crate::binding::{self, Held, Presented, Scheme};
 use crate::challenge;
 use crate::claims;
+use crate::dpop::DPOP_NONCE;
 use crate::error::{Part, TokenFault};
 use crate::issuer::Issuer;
 use crate::jwk::{Key, Lookup};
@@ -35,12 +38,18 @@ use crate::strict_json;
 #[derive(Debug, Clone)]
 pub struct Verified {
     identity: Arc<Identity>,
+    held: Held,
 }
 
 impl Verified {
     /// Who it is, as other units may see it.
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// Fields that belong to the answer, whatever it will be: `DPoP-Nonce`, where the client's nonce will soon be too old.
+    pub fn answer_fields(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        self.held.next_nonce.iter().map(|nonce| (DPOP_NONCE, nonce.clone()))
     }
 }
 
@@ -68,16 +77,37 @@ pub(crate) async fn authenticate(
     metrics: &Metrics,
 ) -> Result<Verified, Refusal> {
     let challenges = &policy.shared.challenges;
-    let token = match bearer::find(request.headers) {
-        Found::Token(token) => token,
-        Found::Nothing => return refuse(challenges.missing(), &metrics.anonymous),
+    let (token, scheme) = match bearer::find(request.headers) {
+        Found::Token(token, scheme) => (token, scheme),
+        Found::Nothing => return refuse(policy.missing(), &metrics.anonymous),
         Found::Malformed(why) => return refuse(challenges.malformed_credentials(why), &metrics.anonymous),
     };
-    let now = clock.unix_seconds();
+    let presented = Presented { scheme, token, request, now: clock.unix_seconds() };
+    let outcome = judge(policy, &presented, clock, metrics).await;
+    match scheme {
+        Scheme::Bearer => outcome,
+        Scheme::Dpop => outcome.map_err(|refusal| policy.shared.dpop.in_own_scheme(refusal)),
+    }
+}
+
+/// Judges a token that was found.
+async fn judge(
+    policy: &Policy,
+    presented: &Presented<'_>,
+    clock: &dyn Clock,
+    metrics: &Metrics,
+) -> Result<Verified, Refusal> {
+    let challenges = &policy.shared.challenges;
+    let &Presented { token, request, now, .. } = presented;
     let cached = policy.shared.cache.get(token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
     if let Some((identity, id)) = cached {
         let issuer = policy.issuers.iter().find(|issuer| issuer.id == id);
-        return admit(policy, identity, issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications));
+        return admit(
+            policy,
+            presented,
+            identity,
+            issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications),
+        );
     }
 
     let attempt = Attempt { policy, token, clock, now };
@@ -96,7 +126,7 @@ pub(crate) async fn authenticate(
     }
     let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
     match outcome {
-        Ok(identity) => admit(policy, identity, counters),
+        Ok(identity) => admit(policy, presented, identity, counters),
         // Only what cannot be read can be something else than a token, so only then is its alphabet looked at.
         Err(Halt::Bad(fault)) if fault.reason() == Reason::TokenMalformed && !bearer::is_token(token) => {
             refuse(challenges.malformed_credentials("what follows Bearer is not one token"), counters)
@@ -112,12 +142,18 @@ pub(crate) async fn authenticate(
     }
 }
 
-/// The last step, for tokens old and new: the route's scopes.
-fn admit(policy: &Policy, identity: Arc<Identity>, counters: &Verifications) -> Result<Verified, Refusal> {
-    match policy.judge_scopes(&identity) {
-        Ok(()) => {
+/// The last steps, for tokens old and new: whether its holder presents it, and the route's scopes.
+fn admit(
+    policy: &Policy,
+    presented: &Presented<'_>,
+    identity: Arc<Identity>,
+    counters: &Verifications,
+) -> Result<Verified, Refusal> {
+    let held = binding::check(policy, presented, &identity);
+    match held.and_then(|held| policy.judge_scopes(&identity).map(|()| held)) {
+        Ok(held) => {
             counters.ok();
-            Ok(Verified { identity })
+            Ok(Verified { identity, held })
         }
         Err(refusal) => refuse(refusal, counters),
     }

@@ -418,6 +418,7 @@ impl World {
             method: &Method::GET,
             scheme: Scheme::Http,
             host: "api.example.com",
+            port: None,
             path: "/",
             query: None,
             headers,

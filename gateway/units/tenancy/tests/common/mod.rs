@@ -85,6 +85,7 @@ impl World {
             method: &Method::GET,
             scheme: Scheme::Https,
             host: "h",
+            port: None,
             path: "/",
             query: None,
             headers: &headers,
