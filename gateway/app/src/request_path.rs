@@ -88,7 +88,9 @@ impl RequestPath {
 
         // 3. Who sent it. A route with a policy goes no further without a proof.
         if let Some(policy) = &route.policy {
-            request.verified = Some(self.units.auth.authenticate(policy, &view).await?);
+            let verified = self.units.auth.authenticate(policy, &view).await?;
+            request.answer_fields.extend(verified.answer_fields());
+            request.verified = Some(verified);
         }
 
         // 4. Whose it is: the identity's word counts first. Then whether that tenant may go on now.

@@ -603,9 +603,10 @@ async fn a_route_takes_the_bindings_that_it_demands_and_says_which() {
     ] {
         let policy = edge.again(&RouteAuth { sender_constraint: constraint, ..route() });
         let proof = client.proof(&by_key);
+        let proofs = [&*proof];
         let asked = [
             bearer(&unbound),
-            dpop(&by_key, &[&proof]),
+            dpop(&by_key, &proofs),
             Asked { certificate: Some(Some(certificate)), ..bearer(&by_certificate) },
         ];
         for (asked, expected) in asked.iter().zip(expected) {

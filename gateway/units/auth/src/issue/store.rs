@@ -8,7 +8,7 @@
 use std::hash::BuildHasher;
 use std::sync::{Arc, Weak};
 
-use foldhash::fast::RandomState;
+use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use http::HeaderValue;
 use parking_lot::RwLock;
