@@ -232,6 +232,7 @@ impl Gateway {
             ("/routes", Arc::new(pages::Routes(Arc::clone(&units)))),
             ("/upstreams", Arc::new(units.upstream.clone())),
             ("/issuers", Arc::new(units.auth.clone())),
+            ("/identity/jwks.json", Arc::new(units.auth.identity_keys())),
             ("/plugins", Arc::new(units.plugins.clone())),
             ("/kernel", Arc::new(units.kernel.clone())),
             ("/config", Arc::new(pages::InForce(Arc::clone(&units)))),

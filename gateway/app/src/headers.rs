@@ -33,22 +33,22 @@ pub(crate) fn forget_case(header: &mut RequestHeader) -> Result<()> {
     if header.has_case() { change(header, |_| ()) } else { Ok(()) }
 }
 
-/// The host that the request names, in lower case and without port or final dot. It was held against its grammar before;
-/// HTTP/1.0 need not name any.
-pub(crate) fn host_of(header: &RequestHeader) -> Result<Box<str>, Refusal> {
+/// The host that the request names, in lower case and without final dot, and the port if it names one. It was held
+/// against its grammar before; HTTP/1.0 need not name any.
+pub(crate) fn host_of(header: &RequestHeader) -> Result<(Box<str>, Option<u16>), Refusal> {
     let named = match header.uri.authority() {
         Some(authority) => authority.as_str().as_bytes(),
         None => header.headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes),
     };
     if named.is_empty() {
-        return Ok(Box::default());
+        return Ok((Box::default(), None));
     }
     let bad = || Refusal::new(Reason::BadHost).internal(format!("host {:?}", String::from_utf8_lossy(named)));
-    let (name, _port) = sluice_downstream::host::split(named).ok_or_else(bad)?;
+    let (name, port) = sluice_downstream::host::split(named).ok_or_else(bad)?;
     let name = std::str::from_utf8(name).map_err(|_| bad())?;
     let mut host: Box<str> = name.strip_suffix('.').unwrap_or(name).into();
     host.make_ascii_lowercase();
-    Ok(host)
+    Ok((host, port))
 }
 
 /// HTTP/2 may send each cookie in a field of its own, which nothing but HTTP/2 understands (RFC 9113 8.2.3).

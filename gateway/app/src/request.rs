@@ -86,6 +86,8 @@ pub(crate) struct Arrived {
     /// The client: behind trusted proxies, the one they vouch for.
     pub(crate) client: ClientAddress,
     pub(crate) host: Box<str>,
+    /// The port named beside it.
+    pub(crate) port: Option<u16>,
     pub(crate) version: Version,
     /// Its place among the requests in flight; none where there was none to be had.
     pub(crate) in_flight: Option<InFlight>,
@@ -159,6 +161,7 @@ impl Arrived {
             method: &header.method,
             scheme: self.client.scheme,
             host: &self.host,
+            port: self.port,
             path: header.uri.path(),
             query: header.uri.query(),
             headers: &header.headers,

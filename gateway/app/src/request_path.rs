@@ -91,7 +91,9 @@ impl RequestPath {
 
         // 3. Who sent it. A route with a policy goes no further without a proof.
         if let Some(policy) = &route.policy {
-            request.proof = Some(self.units.auth.authenticate(policy, &view).await?);
+            let proof = self.units.auth.authenticate(policy, &view).await?;
+            request.answer_fields.extend(proof.answer_fields());
+            request.proof = Some(proof);
         }
 
         // And whether it may pass, where another service decides that.
@@ -163,12 +165,13 @@ impl RequestPath {
             connection,
             client,
             host: Box::default(),
+            port: None,
             version: header.version,
             in_flight: None,
         });
         arrived.in_flight = Some(self.units.shedder.enter()?);
         self.units.downstream.admit_address(client.ip, request.started)?;
-        arrived.host = host_of(header)?;
+        (arrived.host, arrived.port) = host_of(header)?;
         hop_by_hop::judge_connection(&header.headers).map_err(|why| Refusal::new(Reason::BadRequest).internal(why))?;
         // What is matched, authorised and forwarded is one and the same path.
         let normal = self.normal_target(header)?;

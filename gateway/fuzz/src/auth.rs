@@ -1,11 +1,14 @@
 //! What says who asks.
 
 use std::fmt;
+use std::net::SocketAddr;
 
+use http::{Method, Uri};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use sluice_auth::fuzz;
 use sluice_vocabulary::IssuerName;
+use sluice_vocabulary::request::{Connection, RequestView, Scheme};
 
 const NOW: u64 = 1_700_000_000;
 
@@ -33,6 +36,53 @@ fn judge(token: &[u8]) {
     let field = [b"Bearer ", token].concat();
     headers.insert("authorization", http::HeaderValue::from_bytes(&field).expect("a token fits in a field"));
     assert_eq!(fuzz::bearer_token(&headers), Some(token));
+}
+
+/// Of a DPoP proof, or of the header and the claims of one on a line each, nothing is taken that names another place than
+/// the request's, that brings a private key, or that has two readings; and no bytes are signed by a key that did not.
+pub fn dpop_proof(bytes: &[u8]) {
+    judge_proof(bytes);
+    let (header, claims) = crate::first_line(bytes);
+    judge_proof(format!("{}.{}.c2lnbmF0dXJl", fuzz::encode(header), fuzz::encode(claims)).as_bytes());
+}
+
+/// The one signed proof that fuzzing can come by: the seed's, from RFC 9449 section 7.1.
+const SIGNED: &str = "e1j3V_bKic8-LAEB";
+
+fn judge_proof(proof: &[u8]) {
+    let Some(read) = fuzz::read_proof(proof) else { return };
+    assert!(!read.signed || read.id == SIGNED, "signed by nobody: {read:?}");
+    assert_eq!(fuzz::read_proof(proof), Some(read.clone()), "a second reading is another");
+    assert!((1..=256).contains(&read.id.len()) && read.thumbprint.len() == 43);
+    let header = proof.split(|&byte| byte == b'.').next().unwrap_or_default();
+    let header: Value = serde_json::from_slice(&fuzz::decode(header).expect("it was read")).expect("it was read");
+    let key = header["jwk"].as_object().expect("a key");
+    assert!(header["typ"] == "dpop+jwt" && !["d", "p", "q", "k"].iter().any(|name| key.contains_key(*name)));
+
+    let address = SocketAddr::from(([192, 0, 2, 7], 4711));
+    let connection =
+        Connection { id: 1, peer: address, local: address, client: address, tls: None, cookie: None, listener: 0 };
+    let headers = http::HeaderMap::new();
+    let request = RequestView {
+        method: &Method::GET,
+        scheme: Scheme::Https,
+        host: "api.example",
+        port: None,
+        path: "/a/b",
+        query: None,
+        headers: &headers,
+        client: address.ip(),
+        connection: &connection,
+    };
+    if fuzz::target_is_for(&read.target, &request)
+        && let Ok(uri) = read.target.parse::<Uri>()
+    {
+        assert_eq!(uri.scheme_str(), Some("https"), "{uri}");
+        let host = uri.host().expect("a host").to_ascii_lowercase();
+        assert_eq!(host.strip_suffix('.').unwrap_or(&host), "api.example", "{uri}");
+        assert!(uri.port().is_none_or(|port| port.as_u16() == 443), "{uri}");
+        assert!(!uri.authority().expect("an authority").as_str().contains('@'), "{uri}");
+    }
 }
 
 /// What is read strictly, serde_json reads alike; and the two strict readers never differ.

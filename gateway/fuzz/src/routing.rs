@@ -68,7 +68,7 @@ pub fn routing(bytes: &[u8]) {
     let (target, lines) = crate::first_line(rest);
     let Ok(method) = Method::from_bytes(method) else { return };
     // As on the request path: only a valid host and a normalised path come this far.
-    let Some((name, _)) = host::split(named) else { return };
+    let Some((name, port)) = host::split(named) else { return };
     let Ok(normal) = normalise_path(target, EncodedSlash::Keep) else { return };
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
     let headers =
@@ -81,6 +81,7 @@ pub fn routing(bytes: &[u8]) {
         method: &method,
         scheme,
         host: name.trim_end_matches('.'),
+        port,
         path: &normal.path,
         query: normal.query,
         headers: &headers,

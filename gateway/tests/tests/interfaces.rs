@@ -262,7 +262,18 @@ async fn every_key_of_the_operators_pages_is_documented() {
     // A bad file, so that units have something to say.
     world.edge.reload("routes: 7\n");
     world.edge.log_line("the refusal", |line| line.message().starts_with("configuration refused")).await;
-    for path in ["/readyz", "/routes", "/upstreams", "/issuers", "/revocations", "/plugins", "/kernel", "/log"] {
+    let paths = [
+        "/readyz",
+        "/routes",
+        "/upstreams",
+        "/issuers",
+        "/identity/jwks.json",
+        "/revocations",
+        "/plugins",
+        "/kernel",
+        "/log",
+    ];
+    for path in paths {
         let page = client().get(world.edge.admin_url(path)).send().await.json();
         hold_against_the_document(&format!("#### `{path}`"), &[page]);
     }

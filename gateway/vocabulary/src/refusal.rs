@@ -83,6 +83,16 @@ reasons! {
     TokenNotYetValid = 401 "token-not-yet-valid" "The token is not valid yet", 16;
     /// Not for this audience, or of an issuer that is not accepted here.
     TokenNotForUs = 401 "token-not-accepted-here" "The token is not accepted here", 16;
+    /// Bound to a sender who is not the one that presents it: another key, another certificate, or no proof at all.
+    SenderUnproven = 401 "sender-unproven" "The token was not presented by its holder", 16;
+    /// Not bound to a sender, on a route that takes bound tokens alone.
+    SenderUnbound = 401 "sender-unbound" "The token must be bound to its sender", 16;
+    /// The DPoP proof is missing, given twice, or no proof for this request (`invalid_dpop_proof` of RFC 9449).
+    ProofRejected = 401 "proof-rejected" "The DPoP proof is not valid", 16;
+    /// The DPoP proof lacks a nonce of this gateway, or has one that is too old (`use_dpop_nonce` of RFC 9449).
+    ProofNonce = 401 "proof-nonce" "The DPoP proof must carry a nonce of this server", 16;
+    /// No more DPoP proofs can be remembered now, so none can be told from a replay: not the token's fault.
+    ProofsUnavailable = 503 "proofs-unavailable" "The token cannot be checked now", 14;
     /// Good, but without a scope that the route asks for.
     ScopeMissing = 403 "scope-missing" "The token lacks a required scope", 7;
     /// Good, but by a rule of the route on scopes or claims it is not for this.

@@ -72,6 +72,8 @@ pub struct RequestView<'a> {
     pub scheme: Scheme,
     /// The host without port, lower case, no trailing dot. Empty where an HTTP/1.0 client sent none.
     pub host: &'a str,
+    /// The port that the client named beside the host, where it named one.
+    pub port: Option<u16>,
     /// The path, normalised; begins with `/` (or is `*` for OPTIONS).
     pub path: &'a str,
     /// The query without its `?`, as sent.

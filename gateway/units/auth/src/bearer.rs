@@ -1,13 +1,16 @@
-//! The token in a request: `Authorization: Bearer` (RFC 6750 section 2.1), and nowhere else.
+//! The token in a request: `Authorization: Bearer` (RFC 6750 section 2.1) or `Authorization: DPoP` (RFC 9449 section 7.1),
+//! and nowhere else.
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+
+use crate::binding::Scheme;
 
 /// What a request has where a token should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found<'r> {
     /// What follows the scheme. Whether it is a token at all is for [`is_token`] to say, where it cannot be read as one.
-    Token(&'r [u8]),
+    Token(&'r [u8], Scheme),
     /// Nothing, or another scheme's credentials.
     Nothing,
     /// Credentials that break the grammar or are given twice.
@@ -23,16 +26,18 @@ pub(crate) fn find(headers: &HeaderMap) -> Found<'_> {
         return Found::Malformed("more than one Authorization field");
     }
     let bytes = field.as_bytes();
-    let Some((scheme, rest)) = bytes.split_at_checked(6) else { return Found::Nothing };
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Found::Nothing;
-    }
+    let length = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
+    let (scheme, rest) = bytes.split_at(length);
+    let scheme = match scheme {
+        _ if scheme.eq_ignore_ascii_case(b"bearer") => Scheme::Bearer,
+        _ if scheme.eq_ignore_ascii_case(b"dpop") => Scheme::Dpop,
+        _ => return Found::Nothing,
+    };
     let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
-    match (spaces, &rest[spaces..]) {
-        (_, b"") => Found::Malformed("no token after Bearer"),
-        // `Bearertoken` or `Bearer-x`: another scheme, whatever it is.
-        (0, _) => Found::Nothing,
-        (_, token) => Found::Token(token),
+    match (&rest[spaces..], scheme) {
+        (b"", Scheme::Bearer) => Found::Malformed("no token after Bearer"),
+        (b"", Scheme::Dpop) => Found::Malformed("no token after DPoP"),
+        (token, _) => Found::Token(token, scheme),
     }
 }
 
@@ -71,22 +76,25 @@ mod tests {
     #[test]
     fn a_token_follows_the_scheme_in_any_case() {
         for value in ["Bearer a.b-c_d", "bearer a.b-c_d", "BEARER   a.b-c_d"] {
-            assert_eq!(find(&headers(&[value.as_bytes()])), Found::Token(b"a.b-c_d"), "{value}");
+            assert_eq!(find(&headers(&[value.as_bytes()])), Found::Token(b"a.b-c_d", Scheme::Bearer), "{value}");
         }
-        assert_eq!(find(&headers(&[b"Bearer aa=="])), Found::Token(b"aa=="));
+        for value in ["DPoP a.b-c_d", "dpop a.b-c_d", "DPOP   a.b-c_d"] {
+            assert_eq!(find(&headers(&[value.as_bytes()])), Found::Token(b"a.b-c_d", Scheme::Dpop), "{value}");
+        }
+        assert_eq!(find(&headers(&[b"Bearer aa=="])), Found::Token(b"aa==", Scheme::Bearer));
     }
 
     #[test]
     fn other_credentials_are_no_token() {
         assert_eq!(find(&HeaderMap::new()), Found::Nothing);
-        for value in ["", "Basic dTpw", "Bear", "Bearertoken", "DPoP a.b.c", "Bearer2 a"] {
+        for value in ["", "Basic dTpw", "Bear", "Bearertoken", "DPoPa.b.c", "Bearer2 a", "Bearer\ta"] {
             assert_eq!(find(&headers(&[value.as_bytes()])), Found::Nothing, "{value}");
         }
     }
 
     #[test]
     fn credentials_that_break_the_grammar_are_told_from_bad_tokens() {
-        for value in ["Bearer", "Bearer "] {
+        for value in ["Bearer", "Bearer ", "DPoP", "DPoP  "] {
             assert!(matches!(find(&headers(&[value.as_bytes()])), Found::Malformed(_)), "{value}");
         }
         assert!(matches!(find(&headers(&[b"Bearer a", b"Bearer a"])), Found::Malformed(_)));

@@ -87,6 +87,12 @@ impl Challenges {
         ))
     }
 
+    /// A challenge to a token that is no good for a reason of its own, told by a sentence.
+    pub(crate) fn invalid_token(&self, description: &str) -> HeaderValue {
+        let realm = &self.realm;
+        challenge(format!("Bearer realm=\"{realm}\", error=\"invalid_token\", error_description=\"{description}\""))
+    }
+
     /// The answer to a request without a token.
     pub(crate) fn missing(&self) -> Refusal {
         Refusal::new(Reason::TokenMissing).header(WWW_AUTHENTICATE, self.bare.clone())

@@ -12,8 +12,11 @@ use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::{Faults, IssuerName, Path};
 
 use crate::algorithm::Algorithm;
+use crate::binding::SenderConstraint;
 use crate::discovery;
+use crate::dpop::config::DpopConfig;
 use crate::introspection::config::IntrospectionConfig;
+use crate::issue::config::{IdentityToken, IdentityTokens};
 use crate::jwk::KeySet;
 use crate::pointer::ClaimPath;
 use crate::predicates::{self, ClaimRule};
@@ -42,6 +45,10 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Tokens taken back before they expire.
     pub revocation: RevocationConfig,
+    /// How proofs of possession are checked.
+    pub dpop: DpopConfig,
+    /// How the gateway signs identity tokens for upstreams.
+    pub identity_tokens: IdentityTokens,
 }
 
 impl Default for Config {
@@ -53,6 +60,8 @@ impl Default for Config {
             signature_checks_per_address: Some(AddressBudget::default()),
             state_dir: None,
             revocation: RevocationConfig::default(),
+            dpop: DpopConfig::default(),
+            identity_tokens: IdentityTokens::default(),
         }
     }
 }
@@ -322,6 +331,12 @@ pub struct RouteAuth {
     /// named here is removed from every client's request, on every route.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub claims_to_headers: BTreeMap<String, String>,
+    /// What binding of tokens to their senders the route demands. A binding that a token carries is enforced in any case.
+    #[serde(default)]
+    pub sender_constraint: SenderConstraint,
+    /// A short-lived token for the upstream that says who sent the request, signed by the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_token: Option<IdentityToken>,
 }
 
 /// What becomes of a token once it was verified.
@@ -385,6 +400,8 @@ impl Config {
             faults.error(&at.key("state_dir"), "a folder's name cannot be empty");
         }
         self.revocation.validate(&at.key("revocation"), faults);
+        self.dpop.validate(&at.key("dpop"), faults);
+        self.identity_tokens.validate(&at.key("identity_tokens"), faults);
         match &self.signature_checks_per_address {
             Some(budget) => budget.validate(&at.key("signature_checks_per_address"), faults),
             None => faults.warning(
@@ -582,6 +599,13 @@ impl RouteAuth {
             }
             if claim.is_empty() {
                 faults.error(&here, "a claim's name cannot be empty");
+            }
+        }
+        if let Some(token) = &self.identity_token {
+            let here = at.key("identity_token");
+            token.validate(&here, faults);
+            if self.claims_to_headers.keys().any(|header| header.eq_ignore_ascii_case(&token.header)) {
+                faults.error(&here.key("header"), format!("{} carries a claim already", token.header));
             }
         }
     }

@@ -3,12 +3,15 @@
 
 use http::HeaderMap;
 use serde_json::{Map, Value};
+use sluice_vocabulary::request::RequestView;
 use sluice_vocabulary::{Identity, IssuerName};
 
 use crate::algorithm::{Algorithm, AlgorithmSet};
 use crate::base64url;
 use crate::bearer::{self, Found};
 use crate::claims::{self, Rules};
+use crate::dpop::proof::Proof;
+use crate::dpop::target;
 use crate::introspection::answer::{self, Judge};
 use crate::jwk::{KeySet, Lookup};
 use crate::jws::{Compact, Header, MAX_SIGNATURE};
@@ -40,7 +43,7 @@ pub fn scanned_object(bytes: &[u8]) -> Option<Map<String, Value>> {
 /// What follows `Bearer` in a request's header, if it has the form of a token.
 pub fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
     match bearer::find(headers) {
-        Found::Token(token) if bearer::is_token(token) => Some(token),
+        Found::Token(token, _) if bearer::is_token(token) => Some(token),
         _ => None,
     }
 }
@@ -79,6 +82,11 @@ pub fn encode(bytes: &[u8]) -> String {
     base64url::encode(bytes)
 }
 
+/// The same, back.
+pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
+    base64url::decode(text).ok()
+}
+
 /// How many keys a set holds that can verify a signature, where it is a set at all. Each must be found again by its own
 /// name and algorithm, and none may be taken for withdrawn when the same set is read a second time.
 ///
@@ -104,4 +112,37 @@ pub fn key_set(json: &[u8]) -> Result<Option<usize>, &'static str> {
         (_, true) => Err("a key was withdrawn by its own set"),
         (same, false) => Ok(Some(same.keys().len())),
     }
+}
+
+/// What is read of a DPoP proof, and whether its signature is that of the key it brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadProof {
+    /// The thumbprint of its key.
+    pub thumbprint: String,
+    /// `jti`.
+    pub id: String,
+    /// `htu`.
+    pub target: String,
+    /// `iat`.
+    pub issued_at: u64,
+    /// Whether it is signed.
+    pub signed: bool,
+}
+
+/// Everything that a check reads of a DPoP proof.
+pub fn read_proof(proof: &[u8]) -> Option<ReadProof> {
+    let proof = Proof::read(proof, Algorithm::ALL.iter().collect::<AlgorithmSet>()).ok()?;
+    let claims = proof.claims().ok()?;
+    Some(ReadProof {
+        thumbprint: proof.thumbprint().encode(),
+        id: claims.id,
+        target: claims.target,
+        issued_at: claims.issued_at,
+        signed: proof.verify().is_ok(),
+    })
+}
+
+/// Whether a proof's `htu` is where `request` went.
+pub fn target_is_for(htu: &str, request: &RequestView<'_>) -> bool {
+    target::is_for(htu, request)
 }

@@ -190,7 +190,7 @@ impl KeySet {
 }
 
 /// Reads one JWK; the error is why it is left out.
-fn parse_key(jwk: &Map<String, Value>, allowed: AlgorithmSet) -> Result<Key, &'static str> {
+pub(crate) fn parse_key(jwk: &Map<String, Value>, allowed: AlgorithmSet) -> Result<Key, &'static str> {
     let kty = text(jwk, "kty")?.ok_or("no kty")?;
     let kid: Option<Box<str>> = text(jwk, "kid")?.map(Into::into);
     if ["d", "p", "q", "k"].iter().any(|private| jwk.contains_key(*private)) {

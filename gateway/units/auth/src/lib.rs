@@ -7,10 +7,11 @@
 //! (`bearer`) and read (`base64url`, `scan`, `jws`), and what its `claims` must say; the issuer's keys, as published (`jwk`,
 //! `strict_json`), found (`discovery`), fetched (`fetch`, `freshness`), held (`keyring`, `issuer`) and kept (`disk`); the
 //! `cache` of tokens already verified; what a route asks (`policy`, of `scopes`, `predicates` by `pointer`, and `step_up`),
-//! what was taken back (`revocation`), and the one place that decides (`verify`), with the `proof` it gives; what a refused
-//! client is told (`challenge`) and what the operator is (`metrics`, `refusals`); and the unit's outside: [`Unit`],
-//! [`Handle`], [`AuthTask`]. Apart from that way stand the two deciders that ask another service (`remote`, over the
-//! `client`): the issuer's own endpoint for opaque tokens (`introspection`), and whatever service an operator has that
+//! what was taken back (`revocation`), whether a token's holder presents it (`binding`, `dpop`), and the one place that
+//! decides (`verify`), with the `proof` it gives; what a refused client is told (`challenge`) and what the operator is
+//! (`metrics`, `refusals`); what the upstream is told in the gateway's own name (`issue`); and the unit's outside:
+//! [`Unit`], [`Handle`], [`AuthTask`]. Apart from that way stand the two deciders that ask another service (`remote`, over
+//! the `client`): the issuer's own endpoint for opaque tokens (`introspection`), and whatever service an operator has that
 //! authorises requests (`forward_auth`).
 //!
 //! What is absent on purpose: symmetric algorithms and `none`, keys from tokens, a lock that all requests share, and any
@@ -19,6 +20,7 @@
 mod algorithm;
 mod base64url;
 mod bearer;
+mod binding;
 mod cache;
 mod challenge;
 mod claims;
@@ -26,6 +28,7 @@ mod client;
 pub mod config;
 mod discovery;
 mod disk;
+mod dpop;
 mod error;
 mod fetch;
 mod forward_auth;
@@ -34,6 +37,7 @@ mod freshness;
 pub mod fuzz;
 mod inspect;
 mod introspection;
+mod issue;
 mod issuer;
 mod jwk;
 mod jws;
@@ -61,12 +65,16 @@ mod vectors;
 mod verify;
 
 pub use algorithm::Algorithm;
+pub use binding::SenderConstraint;
 pub use config::{
     AddressBudget, Config, Credentials, DiscoveryConfig, InlineKeys, IssuerConfig, JwksConfig, RouteAuth, Scopes,
 };
+pub use dpop::config::{DpopConfig, NonceConfig};
 pub use forward_auth::config::{DecisionCacheConfig, ForwardAuthConfig, ForwardMethod, OnFailure};
 pub use forward_auth::{Allowed, Decision, ForwardAuth, Rebuff};
 pub use introspection::config::{CacheConfig, ClientConfig, ClientMethod, IntrospectionConfig};
+pub use issue::config::{IdentityAlgorithm, IdentityToken, IdentityTokens};
+pub use issue::page::IdentityKeys;
 pub use policy::{Policy, StrippedHeaders};
 pub use predicates::ClaimRule;
 pub use proof::{Anonymous, Proof};

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
 use sluice_vocabulary::{Reason, Refusal};
 
+use crate::dpop::proof::ProofFault;
 use crate::fetch::FetchFault;
 use crate::introspection::Counters;
 use crate::refusals::RefusalLog;
@@ -20,7 +21,7 @@ use crate::remote::metrics::CallFamilies;
 pub(crate) const NO_ISSUER: &str = "(none)";
 
 /// The reasons this unit refuses for; the `outcome` label is their slug, or `ok`.
-pub(crate) const REFUSALS: [Reason; 15] = [
+pub(crate) const REFUSALS: [Reason; 20] = [
     Reason::TokenMissing,
     Reason::CredentialsMalformed,
     Reason::TokenMalformed,
@@ -29,6 +30,11 @@ pub(crate) const REFUSALS: [Reason; 15] = [
     Reason::TokenRevoked,
     Reason::TokenNotYetValid,
     Reason::TokenNotForUs,
+    Reason::SenderUnproven,
+    Reason::SenderUnbound,
+    Reason::ProofRejected,
+    Reason::ProofNonce,
+    Reason::ProofsUnavailable,
     Reason::ScopeMissing,
     Reason::TokenNotAllowed,
     Reason::AuthenticationInsufficient,
@@ -74,8 +80,53 @@ pub(crate) struct Metrics {
     pub(crate) introspection: CallFamilies,
     /// Questions to authorising services, by route.
     pub(crate) forward_auth: CallFamilies,
+    pub(crate) proofs: ProofMetrics,
+    pub(crate) mint: MintMetrics,
     /// Requests of which no issuer is known.
     pub(crate) anonymous: Verifications,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeAlone {
+    outcome: &'static str,
+}
+
+/// The DPoP proofs' own.
+#[derive(Debug, Clone)]
+pub(crate) struct ProofMetrics {
+    ok: Counter,
+    refused: [Counter; ProofFault::SLUGS.len()],
+    pub(crate) remembered: Gauge,
+}
+
+impl ProofMetrics {
+    fn new(family: &Family<OutcomeAlone, Counter>) -> Self {
+        let counter = |outcome| family.get_or_create(&OutcomeAlone { outcome }).clone();
+        Self { ok: counter("ok"), refused: ProofFault::SLUGS.map(counter), remembered: Gauge::default() }
+    }
+
+    /// Counts a proof by what is wrong with it.
+    pub(crate) fn count(&self, fault: Option<&ProofFault>) {
+        match fault.and_then(|fault| ProofFault::SLUGS.iter().position(|slug| *slug == fault.slug())) {
+            Some(index) => self.refused[index].inc(),
+            None => self.ok.inc(),
+        };
+    }
+}
+
+/// The identity tokens' own.
+#[derive(Debug, Clone)]
+pub(crate) struct MintMetrics {
+    pub(crate) signed: Counter,
+    pub(crate) cached: Counter,
+    pub(crate) left_out: Counter,
+}
+
+impl MintMetrics {
+    fn new(family: &Family<OutcomeAlone, Counter>) -> Self {
+        let counter = |outcome| family.get_or_create(&OutcomeAlone { outcome }).clone();
+        Self { signed: counter("signed"), cached: counter("cached"), left_out: counter("left-out") }
+    }
 }
 
 /// The cache's own.
@@ -90,6 +141,7 @@ pub(crate) struct CacheMetrics {
 impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let verifications = Family::default();
+        let (proofs, identity_tokens) = (Family::default(), Family::default());
         let metrics = Self {
             anonymous: Verifications::new(&verifications, NO_ISSUER),
             verifications,
@@ -101,6 +153,8 @@ impl Metrics {
             cache: CacheMetrics::default(),
             introspection: CallFamilies::new(registry, "introspection", "issuer"),
             forward_auth: CallFamilies::new(registry, "forward_auth", "route"),
+            proofs: ProofMetrics::new(&proofs),
+            mint: MintMetrics::new(&identity_tokens),
         };
         registry.register(
             "verifications",
@@ -127,6 +181,17 @@ impl Metrics {
             "keys_not_kept",
             "Times that an issuer's keys could not be written to the state folder",
             metrics.unkept.clone(),
+        );
+        registry.register("dpop_proofs", "DPoP proofs, by outcome: ok or what is wrong", proofs);
+        registry.register(
+            "dpop_proofs_remembered",
+            "DPoP proofs remembered so that none is good twice",
+            metrics.proofs.remembered.clone(),
+        );
+        registry.register(
+            "identity_tokens",
+            "Identity tokens for upstreams, by outcome: signed, cached (used again), left-out (too long)",
+            identity_tokens,
         );
         let cache = &metrics.cache;
         registry.register("token_cache_hits", "Tokens found among those already verified", cache.hits.clone());

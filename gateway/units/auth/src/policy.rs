@@ -11,10 +11,13 @@ use sluice_vocabulary::limiter::KeyedLimiter;
 use sluice_vocabulary::{Faults, Identity, Path, Reason, Refusal};
 use smallvec::SmallVec;
 
+use crate::binding::SenderConstraint;
 use crate::cache::TokenCache;
 use crate::challenge::Challenges;
 use crate::config::{Credentials, RouteAuth, identity_header};
+use crate::dpop::Dpop;
 use crate::introspection::Introspector;
+use crate::issue::{Mint, Spec};
 use crate::issuer::Issuer;
 use crate::metrics::Verifications;
 use crate::predicates::{self, Predicate};
@@ -34,6 +37,9 @@ pub(crate) struct Shared {
     pub(crate) limiter: Option<Arc<KeyedLimiter<IpAddr>>>,
     pub(crate) challenges: Challenges,
     pub(crate) revocations: Arc<Revocations>,
+    pub(crate) dpop: Dpop,
+    /// Makes identity tokens; none before the first configuration, when there is no policy either.
+    pub(crate) mint: Option<Arc<Mint>>,
     /// The longest token looked at.
     pub(crate) longest: usize,
 }
@@ -52,6 +58,8 @@ pub struct Policy {
     step_up: Option<Demand>,
     credentials: Credentials,
     headers: Box<[(HeaderName, Box<str>)]>,
+    pub(crate) sender_constraint: SenderConstraint,
+    identity_token: Option<Arc<Spec>>,
     /// The challenge to a token without the scopes.
     insufficient_scope: HeaderValue,
     /// The challenge to a token that is refused by a rule which is nobody's business.
@@ -64,6 +72,7 @@ impl Policy {
         wanted: &RouteAuth,
         issuers: SmallVec<[Arc<Issuer>; 1]>,
         introspection: Option<Arc<Introspector>>,
+        identity_token: Option<Arc<Spec>>,
         shared: Arc<Shared>,
         outcomes: RouteOutcomes,
     ) -> Self {
@@ -79,6 +88,8 @@ impl Policy {
             predicates: predicates::compile(&wanted.claims, &Path::root(), &mut Faults::new()),
             step_up: wanted.step_up.as_ref().map(|wanted| Demand::new(wanted, &shared.challenges)),
             credentials: wanted.credentials,
+            sender_constraint: wanted.sender_constraint,
+            identity_token,
             headers: wanted.claims_to_headers.iter().filter_map(header).collect(),
             insufficient_scope: shared.challenges.insufficient_scope(told),
             not_allowed: shared.challenges.not_allowed(),
@@ -121,9 +132,20 @@ impl Policy {
 
     /// Judges a request without a token.
     pub(crate) fn judge_nothing(&self) -> Result<Proof, Refusal> {
-        let anonymous = Anonymous::allowed_by(self).ok_or_else(|| self.shared.challenges.missing())?;
+        let anonymous = Anonymous::allowed_by(self).ok_or_else(|| self.missing())?;
         self.outcomes.anonymous();
         Ok(Proof::Anonymous(anonymous))
+    }
+
+    /// The answer to a request without a token: a challenge of each scheme that the route takes.
+    fn missing(&self) -> Refusal {
+        let dpop = |refusal: Refusal| refusal.header(WWW_AUTHENTICATE, self.shared.dpop.bare_challenge());
+        match self.sender_constraint {
+            // A route that demands nothing says so by the scheme that everybody has, though it takes DPoP too.
+            SenderConstraint::None | SenderConstraint::Mtls => self.shared.challenges.missing(),
+            SenderConstraint::Dpop => dpop(Refusal::new(Reason::TokenMissing)),
+            SenderConstraint::Any => dpop(self.shared.challenges.missing()),
+        }
     }
 
     /// Counts a refusal and tells the operator of it, before the client hears.
@@ -144,7 +166,8 @@ impl Policy {
 
     /// The header fields that go no further than here, now that `proof` was taken from them: see [`Credentials::Strip`].
     pub fn withheld_headers(&self, proof: &Proof) -> &'static [HeaderName] {
-        static TOKEN: [HeaderName; 1] = [AUTHORIZATION];
+        // A proof of possession says nothing to who may not see what it is a proof for.
+        static TOKEN: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("dpop")];
         match (self.credentials, proof) {
             (Credentials::Strip, Proof::Verified(_)) => &TOKEN,
             (Credentials::Pass, _) | (_, Proof::Anonymous(_)) => &[],
@@ -153,11 +176,14 @@ impl Policy {
 
     /// The header fields that this policy lets nobody but the gateway set.
     pub(crate) fn own_headers(&self) -> impl Iterator<Item = &HeaderName> {
-        self.headers.iter().map(|(name, _)| name)
+        // A client's `Authorization` is what its token is read from; the upstream gets the gateway's in its place.
+        let token = self.identity_token.iter().map(|spec| &spec.header).filter(|name| **name != AUTHORIZATION);
+        self.headers.iter().map(|(name, _)| name).chain(token)
     }
 
-    /// The header fields that carry claims to the upstream; none for who is anonymous. A claim that is absent, or that
-    /// cannot be written safely, has none either: see [`Handle::stripped_headers`](crate::Handle::stripped_headers),
+    /// The header fields that tell the upstream who sent the request: claims, and an identity token signed by the gateway,
+    /// as the route asks; none for who is anonymous. A claim that is absent, or that cannot be written safely, has none
+    /// either: see [`Handle::stripped_headers`](crate::Handle::stripped_headers),
     /// without which a client could add it.
     ///
     /// A string, number or boolean stands as it is, an array of strings is joined by commas, anything else is JSON. Left
@@ -167,10 +193,12 @@ impl Policy {
         proof: &'p Proof,
     ) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<'p> {
         proof.identity().into_iter().flat_map(|identity| {
-            self.headers.iter().filter_map(|(name, claim)| {
+            let claims = self.headers.iter().filter_map(|(name, claim)| {
                 let claim = identity.claim(claim)?;
                 Some((name.clone(), HeaderValue::from_bytes(render(&claim)?.as_bytes()).ok()?))
-            })
+            });
+            let wanted = self.shared.mint.as_ref().zip(self.identity_token.as_ref());
+            claims.chain(wanted.and_then(|(mint, spec)| mint.token(spec, identity)))
         })
     }
 }

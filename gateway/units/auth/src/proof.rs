@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue};
 use sluice_vocabulary::Identity;
 
 use crate::policy::Policy;
@@ -23,6 +24,15 @@ impl Proof {
             Self::Verified(verified) => Some(verified.identity()),
             Self::Anonymous(_) => None,
         }
+    }
+
+    /// Fields for any answer to the request: see [`Verified::answer_fields`].
+    pub fn answer_fields(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<'_> {
+        let verified = match self {
+            Self::Verified(verified) => Some(verified),
+            Self::Anonymous(_) => None,
+        };
+        verified.into_iter().flat_map(Verified::answer_fields)
     }
 }
 

@@ -78,6 +78,10 @@ async fn run(core: Arc<Core>, mut stop: Stop) {
         for issuer in world.issuers.values() {
             running.entry(issuer.id).or_insert_with(|| keepers.spawn(keep(Arc::clone(&core), Arc::clone(issuer))));
         }
+        if let Some(mint) = world.shared.mint.clone().filter(|mint| mint.keeps()) {
+            // A disk may be slow. One that fails is tried again at the next sweep.
+            let _ = tokio::task::spawn_blocking(move || mint.keep()).await;
+        }
         drop(world);
         tokio::select! {
             () = stop.stopped() => break,

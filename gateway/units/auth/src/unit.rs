@@ -21,10 +21,13 @@ use tokio::sync::watch;
 use crate::cache::TokenCache;
 use crate::challenge::Challenges;
 use crate::config::{Config, IssuerConfig, RouteAuth};
+use crate::dpop::Dpop;
 use crate::fetch;
 use crate::forward_auth::config::ForwardAuthConfig;
 use crate::forward_auth::{Decision, ForwardAuth};
 use crate::introspection::Introspector;
+use crate::issue::page::IdentityKeys;
+use crate::issue::{Mint, MintDeps, Spec};
 use crate::issuer::Issuer;
 use crate::metrics::{KeyAgeCollector, Metrics};
 use crate::policy::{Policy, Shared, StrippedHeaders};
@@ -96,7 +99,7 @@ impl Unit {
         let revocations = Revocations::new(Arc::clone(&deps.clock), registry);
         let world = World {
             config: config.clone(),
-            shared: Arc::new(share(config, None, &metrics, &revocations)),
+            shared: Arc::new(share(config, None, None, &metrics, &revocations)),
             issuers: BTreeMap::new(),
             remotes: Remotes::default(),
             stripped: StrippedHeaders::default(),
@@ -125,7 +128,13 @@ impl Unit {
 }
 
 /// What the policies of `config` share; cache and limiter are those of `old` where nothing about them changed.
-fn share(config: &Config, old: Option<&World>, metrics: &Metrics, revocations: &Arc<Revocations>) -> Shared {
+fn share(
+    config: &Config,
+    old: Option<&World>,
+    mint: Option<Arc<Mint>>,
+    metrics: &Metrics,
+    revocations: &Arc<Revocations>,
+) -> Shared {
     let cache = match old {
         Some(old) if old.config.token_cache == config.token_cache => Arc::clone(&old.shared.cache),
         _ => Arc::new(TokenCache::new(config.token_cache.as_usize(), metrics.cache.clone())),
@@ -138,8 +147,15 @@ fn share(config: &Config, old: Option<&World>, metrics: &Metrics, revocations: &
             Some(Arc::new(KeyedLimiter::with_rate(rate, budget.max_addresses)))
         }
     };
-    let (challenges, longest) = (Challenges::new(&config.realm), config.max_token.as_usize());
-    Shared { cache, limiter, challenges, revocations: Arc::clone(revocations), longest }
+    Shared {
+        cache,
+        limiter,
+        challenges: Challenges::new(&config.realm),
+        revocations: Arc::clone(revocations),
+        dpop: Dpop::new(&config.dpop, &config.realm, old.map(|old| &old.shared.dpop), &metrics.proofs),
+        mint,
+        longest: config.max_token.as_usize(),
+    }
 }
 
 /// The unit as the request path sees it. Cheap to clone.
@@ -206,7 +222,22 @@ impl Handle {
             self.core.forget_unused(issuers.keys());
             return Err(faults.into_vec());
         };
-        let shared = Arc::new(share(config, Some(&old), &self.core.metrics, &self.core.revocations));
+        let deps = MintDeps {
+            clock: Arc::clone(&self.core.clock),
+            random: Arc::clone(&self.core.random),
+            metrics: self.core.metrics.mint.clone(),
+        };
+        let mint = Mint::follow(old.shared.mint.as_ref(), &config.identity_tokens, &self.core.base_dir, deps);
+        let mint = match mint {
+            Ok(mint) => mint,
+            Err(why) => {
+                self.core.forget_unused(issuers.keys());
+                let at = Path::root().key("auth").key("identity_tokens").key("state_dir");
+                faults.error(&at, why);
+                return Err(faults.into_vec());
+            }
+        };
+        let shared = Arc::new(share(config, Some(&old), Some(mint), &self.core.metrics, &self.core.revocations));
         let core = Arc::clone(&self.core);
         let remotes = Mutex::new(remotes);
         let (stripped, routes) = Default::default();
@@ -274,6 +305,11 @@ impl Handle {
         found.is_some()
     }
 
+    /// The page of the public keys that identity tokens are signed with.
+    pub fn identity_keys(&self) -> IdentityKeys {
+        IdentityKeys { core: Arc::clone(&self.core) }
+    }
+
     /// The unit's health.
     pub fn health(&self) -> &Health {
         &self.core.health
@@ -328,8 +364,12 @@ impl Prepared {
         if faults.has_errors() {
             return Err(faults.into_vec());
         }
+        let identity_token = match wanted.identity_token.as_ref().map(Spec::new).transpose() {
+            Ok(spec) => spec.map(Arc::new),
+            Err(why) => return Err(vec![Fault::error(&at.key("identity_token").key("header"), why)]),
+        };
         let outcomes = RouteOutcomes::new(route.as_str(), self.core.metrics.clone());
-        let policy = Policy::new(wanted, issuers, introspection, Arc::clone(&self.shared), outcomes);
+        let policy = Policy::new(wanted, issuers, introspection, identity_token, Arc::clone(&self.shared), outcomes);
         self.strip(policy.own_headers());
         self.routes.lock().insert(route.clone());
         Ok(Arc::new(policy))

@@ -3,8 +3,8 @@
 //! A token already verified costs a look-up. Any other goes the whole way, in this order, each step cheaper or more
 //! trusted than what follows it: shape and header; the address's budget, since the rest costs real work; the claims, of
 //! which only `iss` is believed, to know whose key to take; the key, which decides the algorithm; the signature; and only
-//! then what the claims say. Then, for old and new alike, what was revoked, and what the route asks: scopes, claims, the
-//! user's authentication.
+//! then what the claims say. Then, for old and new alike: what was revoked, whether its holder presents it, and what the
+//! route asks: scopes, claims, the user's authentication.
 //!
 //! Only where the key is not at hand does a request wait, and then [`crate::keyring`] says for how long; or where the token
 //! can be judged by its issuer's endpoint alone, and then [`crate::introspection`] does.
@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use sluice_vocabulary::claims::Raw;
 use sluice_vocabulary::clock::Clock;
 use sluice_vocabulary::limiter::address_key;
@@ -22,8 +23,10 @@ use smallvec::SmallVec;
 
 use crate::base64url;
 use crate::bearer::{self, Found};
+use crate::binding::{self, Held, Presented, Scheme};
 use crate::challenge;
 use crate::claims;
+use crate::dpop::DPOP_NONCE;
 use crate::error::{Part, TokenFault};
 use crate::introspection::{self, Introspector};
 use crate::issuer::Issuer;
@@ -39,12 +42,18 @@ use crate::revocation::Judgement;
 #[derive(Debug, Clone)]
 pub struct Verified {
     identity: Arc<Identity>,
+    held: Held,
 }
 
 impl Verified {
     /// Who it is, as other units may see it.
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// Fields that belong to the answer, whatever it will be: `DPoP-Nonce`, where the client's nonce will soon be too old.
+    pub fn answer_fields(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        self.held.next_nonce.iter().map(|nonce| (DPOP_NONCE, nonce.clone()))
     }
 }
 
@@ -71,26 +80,43 @@ pub(crate) async fn authenticate(
     clock: &dyn Clock,
     metrics: &Metrics,
 ) -> Result<Proof, Refusal> {
-    let challenges = &policy.shared.challenges;
     let now = clock.unix_seconds();
-    let refuse = |refusal, counters: &Verifications| Err(policy.refuse(refusal, counters, now));
-    let token = match bearer::find(request.headers) {
-        Found::Token(token) => token,
-        Found::Nothing => return policy.judge_nothing().or_else(|missing| refuse(missing, &metrics.anonymous)),
-        Found::Malformed(why) => return refuse(challenges.malformed_credentials(why), &metrics.anonymous),
+    let refuse = |refusal| Err(policy.refuse(refusal, &metrics.anonymous, now));
+    let (token, scheme) = match bearer::find(request.headers) {
+        Found::Token(token, scheme) => (token, scheme),
+        Found::Nothing => return policy.judge_nothing().or_else(refuse),
+        Found::Malformed(why) => return refuse(policy.shared.challenges.malformed_credentials(why)),
     };
+    let presented = Presented { scheme, token, request, now };
+    let outcome = judge(policy, &presented, clock, metrics).await;
+    match scheme {
+        Scheme::Bearer => outcome,
+        Scheme::Dpop => outcome.map_err(|refusal| policy.shared.dpop.in_own_scheme(refusal)),
+    }
+}
+
+/// Judges a token that was found.
+async fn judge(
+    policy: &Policy,
+    presented: &Presented<'_>,
+    clock: &dyn Clock,
+    metrics: &Metrics,
+) -> Result<Proof, Refusal> {
+    let challenges = &policy.shared.challenges;
+    let &Presented { token, request, now, .. } = presented;
+    let refuse = |refusal, counters: &Verifications| Err(policy.refuse(refusal, counters, now));
     // A token that no issuer with keys can have made is its own issuer's to judge.
     if let Some(introspector) = &policy.introspection
         && (policy.issuers.is_empty() || introspection::is_opaque(token))
     {
-        return introspect(policy, introspector, token, Some(request.client), now).await;
+        return introspect(policy, introspector, presented, Some(request.client)).await;
     }
     let hash = policy.shared.cache.hash(token);
     let cached = policy.shared.cache.get(hash, token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
     if let Some((identity, id, key)) = cached {
         let issuer = policy.issuers.iter().find(|issuer| issuer.id == id);
         let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
-        return admit(policy, identity, key.kid(), now, counters);
+        return admit(policy, presented, identity, key.kid(), counters);
     }
 
     let attempt = Attempt { policy, token, hash, clock, now };
@@ -113,12 +139,12 @@ pub(crate) async fn authenticate(
         && introspection::is_foreign(fault)
     {
         let charge = (!introspection::was_charged(fault)).then_some(request.client);
-        return introspect(policy, introspector, token, charge, now).await;
+        return introspect(policy, introspector, presented, charge).await;
     }
     let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
     match outcome {
         // What waited for keys did so for seconds at most; a revocation is kept for longer than that.
-        Ok((identity, key)) => admit(policy, identity, key.kid(), now, counters),
+        Ok((identity, key)) => admit(policy, presented, identity, key.kid(), counters),
         // Only what cannot be read can be something else than a token, so only then is its alphabet looked at.
         Err(Halt::Bad(fault)) if fault.reason() == Reason::TokenMalformed && !bearer::is_token(token) => {
             refuse(challenges.malformed_credentials("what follows Bearer is not one token"), counters)
@@ -138,35 +164,35 @@ pub(crate) async fn authenticate(
 async fn introspect(
     policy: &Policy,
     introspector: &Introspector,
-    token: &[u8],
+    presented: &Presented<'_>,
     charge: Option<IpAddr>,
-    now: u64,
 ) -> Result<Proof, Refusal> {
-    match introspector.identify(token, &policy.shared, charge).await {
+    match introspector.identify(presented.token, &policy.shared, charge).await {
         // No key of ours verified it.
-        Ok(identity) => admit(policy, identity, None, now, &introspector.verifications),
-        Err(refusal) => Err(policy.refuse(refusal, &introspector.verifications, now)),
+        Ok(identity) => admit(policy, presented, identity, None, &introspector.verifications),
+        Err(refusal) => Err(policy.refuse(refusal, &introspector.verifications, presented.now)),
     }
 }
 
-/// The last steps, for tokens old and new: what was revoked, and what the route asks beyond a good token. `kid` is that of
-/// the key which verified the token, whatever the token's header says.
+/// The last steps, for tokens old and new: what was revoked, whether its holder presents it, and what the route asks beyond
+/// a good token. `kid` is that of the key which verified the token, whatever the token's header says.
 fn admit(
     policy: &Policy,
+    presented: &Presented<'_>,
     identity: Arc<Identity>,
     kid: Option<&str>,
-    now: u64,
     counters: &Verifications,
 ) -> Result<Proof, Refusal> {
+    let now = presented.now;
     let judged = match policy.shared.revocations.judge(&identity, kid, now) {
-        Judgement::Good => policy.judge(&identity, now),
+        Judgement::Good => binding::check(policy, presented, &identity),
         Judgement::Revoked(kind) => Err(policy.shared.challenges.bad_token(&TokenFault::Revoked(kind))),
         Judgement::Unknown(why) => Err(challenge::revocations_unknown(why)),
     };
-    match judged {
-        Ok(()) => {
+    match judged.and_then(|held| policy.judge(&identity, now).map(|()| held)) {
+        Ok(held) => {
             counters.ok();
-            Ok(Proof::Verified(Verified { identity }))
+            Ok(Proof::Verified(Verified { identity, held }))
         }
         Err(refusal) => Err(policy.refuse(refusal, counters, now)),
     }

@@ -51,9 +51,37 @@ pub struct TlsConfig {
     /// The certificates, chosen by the server name that the client asks for; the first is shown to a client that asks
     /// for none, or for one that no certificate has.
     pub certificates: Vec<CertificateConfig>,
-    /// A file of PEM certificates: clients must show a certificate signed by one of these authorities.
+    /// A file of PEM certificates: the authorities that may vouch for clients.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
+    /// Whether clients show a certificate of one of these authorities. Without it they must where `client_ca` is given,
+    /// and are not asked where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// Whether a client is asked for a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// It is not asked.
+    None,
+    /// It is asked and may show none. One that it shows must be good, or the handshake fails: so certificate-bound tokens
+    /// (RFC 8705) can be used on a listener that others use without.
+    Optional,
+    /// Without a good one the handshake fails.
+    Required,
+}
+
+impl TlsConfig {
+    /// Whether clients are asked for a certificate, and by which file of authorities.
+    pub(crate) fn client_auth(&self) -> Option<(&std::path::Path, ClientAuth)> {
+        let authorities = self.client_ca.as_deref()?;
+        match self.client_auth.unwrap_or(ClientAuth::Required) {
+            ClientAuth::None => None,
+            asked => Some((authorities, asked)),
+        }
+    }
 }
 
 /// A certificate and its key. Both files are read again when they change.
@@ -285,6 +313,11 @@ impl Config {
 
 impl ListenerConfig {
     fn validate(&self, at: &Path, faults: &mut Faults) {
+        if let Some(ClientAuth::Optional | ClientAuth::Required) = self.tls.as_ref().and_then(|tls| tls.client_auth)
+            && self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_none())
+        {
+            faults.error(&at.key("tls").key("client_auth"), "no certificate can be verified without client_ca");
+        }
         if let Some(tls) = &self.tls
             && tls.certificates.is_empty()
         {
@@ -426,7 +459,7 @@ mod tests {
     fn every_fault_is_reported_at_once() {
         let faults = faults_of(serde_json::json!({
             "listeners": [
-                {"address": "0.0.0.0:80", "tls": {"certificates": []}},
+                {"address": "0.0.0.0:80", "tls": {"certificates": [], "client_auth": "optional"}},
                 {"address": "0.0.0.0:80", "proxy_protocol": {"from": ["::/0"]}},
             ],
             "downstream": {
@@ -440,6 +473,7 @@ mod tests {
         assert_eq!(
             at,
             [
+                "listeners[0].tls.client_auth",
                 "listeners[0].tls.certificates",
                 "listeners[1].proxy_protocol.from[0]",
                 "listeners[1].address",

@@ -62,7 +62,7 @@ mod h2;
 mod refuse;
 
 pub use breach::Breach;
-pub use config::{Config, DownstreamConfig, ListenerConfig};
+pub use config::{ClientAuth, Config, DownstreamConfig, ListenerConfig};
 pub use control::{StreamControl, connection, control};
 pub use error::StartError;
 pub use h2::validate_h2;

@@ -1,7 +1,8 @@
 //! TLS of a listener: its certificates, chosen by server name, and read again when their files change.
 //!
 //! Versions 1.2 and 1.3 on aws-lc-rs with the library's safe cipher suites; stateless session tickets whose keys rotate
-//! by themselves and outlive a change of certificates. A certificate whose new files cannot be used leaves the old one in
+//! by themselves and outlive a change of certificates, but not one of what clients must show: a ticket holds the client's
+//! certificate, and whoever resumes is not asked again. A certificate whose new files cannot be used leaves the old one in
 //! place and the unit degraded, with the reason.
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::config::{CertificateConfig, TlsConfig};
+use crate::config::{CertificateConfig, ClientAuth, TlsConfig};
 
 /// Bytes of one PEM file: chains and authority bundles are far smaller.
 const LARGEST_FILE: u64 = 4 * 1024 * 1024;
@@ -94,7 +95,6 @@ impl TlsError {
 #[derive(Debug)]
 pub(crate) struct Certificates {
     current: ArcSwap<ServerConfig>,
-    tickets: Arc<dyn ProducesTickets>,
     alpn: Vec<Vec<u8>>,
     source: Mutex<Source>,
 }
@@ -104,7 +104,29 @@ struct Source {
     config: TlsConfig,
     /// A digest of the files that the configuration in force was made of.
     used: [u8; 32],
+    tickets: Tickets,
     failed: Option<Failure>,
+}
+
+/// Session tickets, and what clients had to show to get one.
+#[derive(Debug, Clone)]
+struct Tickets {
+    keys: Arc<dyn ProducesTickets>,
+    clients: ClientTerms,
+}
+
+/// What clients must show: whether a certificate, and a digest of the authorities that may vouch for it.
+type ClientTerms = Option<(ClientAuth, [u8; 32])>;
+
+impl Tickets {
+    fn new(clients: ClientTerms) -> Result<Self, TlsError> {
+        Ok(Self { keys: aws_lc_rs::Ticketer::new().map_err(TlsError::Library)?, clients })
+    }
+
+    /// The same tickets for clients on the same terms; new ones, so that all must show what is asked now, for others.
+    fn on(&self, clients: ClientTerms) -> Result<Self, TlsError> {
+        if self.clients == clients { Ok(self.clone()) } else { Self::new(clients) }
+    }
 }
 
 /// Files that cannot be used, as last seen.
@@ -129,16 +151,15 @@ pub(crate) enum Refreshed {
 
 impl Certificates {
     pub(crate) fn load(config: &TlsConfig, http2: bool) -> Result<Self, TlsError> {
-        let tickets = aws_lc_rs::Ticketer::new().map_err(TlsError::Library)?;
         let alpn: Vec<Vec<u8>> =
             if http2 { vec![b"h2".to_vec(), b"http/1.1".to_vec()] } else { vec![b"http/1.1".to_vec()] };
         let files = Files::read(config)?;
+        let tickets = Tickets::new(files.client_terms(config))?;
         let server = files.server_config(config, &alpn, &tickets)?;
         Ok(Self {
             current: ArcSwap::from_pointee(server),
-            tickets,
             alpn,
-            source: Mutex::new(Source { config: config.clone(), used: files.digest, failed: None }),
+            source: Mutex::new(Source { config: config.clone(), used: files.digest, tickets, failed: None }),
         })
     }
 
@@ -150,9 +171,10 @@ impl Certificates {
     /// Puts another configuration in force, if its files can be used.
     pub(crate) fn replace(&self, config: &TlsConfig) -> Result<(), TlsError> {
         let files = Files::read(config)?;
-        let server = files.server_config(config, &self.alpn, &self.tickets)?;
         let mut source = self.source.lock();
-        *source = Source { config: config.clone(), used: files.digest, failed: None };
+        let tickets = source.tickets.on(files.client_terms(config))?;
+        let server = files.server_config(config, &self.alpn, &tickets)?;
+        *source = Source { config: config.clone(), used: files.digest, tickets, failed: None };
         self.current.store(Arc::new(server));
         Ok(())
     }
@@ -170,10 +192,14 @@ impl Certificates {
         if source.failed.is_some_and(|failure| failure.told && failure.digest == digest) {
             return Refreshed::StillFailed;
         }
-        let server = files.and_then(|files| files.server_config(&source.config, &self.alpn, &self.tickets));
-        match (server, source.failed) {
-            (Ok(server), _) => {
+        let made = files.and_then(|files| {
+            let tickets = source.tickets.on(files.client_terms(&source.config))?;
+            Ok((files.server_config(&source.config, &self.alpn, &tickets)?, tickets))
+        });
+        match (made, source.failed) {
+            (Ok((server, tickets)), _) => {
                 source.used = digest;
+                source.tickets = tickets;
                 source.failed = None;
                 self.current.store(Arc::new(server));
                 Refreshed::Changed
@@ -228,7 +254,7 @@ pub(crate) fn check(config: &CertificateConfig, unix_seconds: u64) -> Result<Opt
 
 /// Checks a file of client authorities.
 pub(crate) fn check_authorities(path: &Path) -> Result<(), TlsError> {
-    client_verifier(path, &read(path)?, &Arc::new(aws_lc_rs::default_provider())).map(drop)
+    client_verifier(path, &read(path)?, ClientAuth::Required, &Arc::new(aws_lc_rs::default_provider())).map(drop)
 }
 
 /// The bytes of all files of one listener, read in one go.
@@ -256,12 +282,13 @@ impl Files {
         Ok(Self { pairs, authorities, digest: digest.finalize().into() })
     }
 
-    fn server_config(
-        &self,
-        config: &TlsConfig,
-        alpn: &[Vec<u8>],
-        tickets: &Arc<dyn ProducesTickets>,
-    ) -> Result<ServerConfig, TlsError> {
+    /// What clients must show.
+    fn client_terms(&self, config: &TlsConfig) -> ClientTerms {
+        let (_, asked) = config.client_auth()?;
+        Some((asked, Sha256::digest(self.authorities.as_deref()?).into()))
+    }
+
+    fn server_config(&self, config: &TlsConfig, alpn: &[Vec<u8>], tickets: &Tickets) -> Result<ServerConfig, TlsError> {
         // Named rather than taken from the process, whose default another crate may have set to something else.
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut resolver = ByName::default();
@@ -271,13 +298,15 @@ impl Files {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Library)?;
-        let builder = match config.client_ca.as_deref().zip(self.authorities.as_deref()) {
-            Some((path, pem)) => builder.with_client_cert_verifier(client_verifier(path, pem, &provider)?),
+        let builder = match config.client_auth().zip(self.authorities.as_deref()) {
+            Some(((path, asked), pem)) => {
+                builder.with_client_cert_verifier(client_verifier(path, pem, asked, &provider)?)
+            }
             None => builder.with_no_client_auth(),
         };
         let mut server = builder.with_cert_resolver(Arc::new(resolver));
         server.alpn_protocols = alpn.to_vec();
-        server.ticketer = Arc::clone(tickets);
+        server.ticketer = Arc::clone(&tickets.keys);
         Ok(server)
     }
 }
@@ -317,15 +346,16 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 fn client_verifier(
     path: &Path,
     pem: &[u8],
+    asked: ClientAuth,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path, pem)? {
         roots.add(certificate).map_err(|_| TlsError::Certificate { path: path.to_owned() })?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map_err(|cause| TlsError::ClientAuthorities { path: path.to_owned(), cause })
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let builder = if asked == ClientAuth::Optional { builder.allow_unauthenticated() } else { builder };
+    builder.build().map_err(|cause| TlsError::ClientAuthorities { path: path.to_owned(), cause })
 }
 
 /// Chooses a certificate by the server name: an exact one, then a wildcard for its parent, then the first of all.

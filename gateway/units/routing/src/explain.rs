@@ -354,6 +354,7 @@ impl Question {
             method: &self.method,
             scheme: self.scheme,
             host: &self.host,
+            port: None,
             path: &self.path,
             query: self.query.as_deref(),
             headers: &self.headers,

@@ -73,8 +73,8 @@ impl Judge {
     }
 }
 
-/// Whether it is an access token for bearers. An endpoint calls refresh tokens active too, whatever it was given as a hint,
-/// and a token that is bound to a key must not pass without it.
+/// Whether it is an access token. An endpoint calls refresh tokens active too, whatever it was given as a hint; and one
+/// for DPoP must name the key it is bound to, since it would pass for a bearer's otherwise.
 fn judge_kind(told: &Map<String, Value>) -> Result<(), TokenFault> {
     let is_one_of = |name: &'static str, expected: &[&str]| match told.get(name) {
         None => Ok(()),
@@ -82,8 +82,9 @@ fn judge_kind(told: &Map<String, Value>) -> Result<(), TokenFault> {
         Some(Value::String(_)) => Err(TokenFault::WrongKind),
         Some(_) => Err(TokenFault::ClaimForm(name)),
     };
-    // RFC 6749 section 7.1; some servers write the second.
-    is_one_of("token_type", &["Bearer", "access_token"])?;
+    let has_key = told.get("cnf").and_then(|cnf| cnf.get("jkt")).is_some_and(Value::is_string);
+    // RFC 6749 section 7.1 and RFC 9449 section 5; some servers write the third.
+    is_one_of("token_type", if has_key { &["Bearer", "access_token", "DPoP"] } else { &["Bearer", "access_token"] })?;
     // Not of the RFC, and how several servers tell refresh tokens.
     is_one_of("token_use", &["access_token", "access"])
 }
@@ -155,8 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_token_and_a_bound_one_are_no_bearer_tokens() {
-        for good in [json!({"token_type": "bearer"}), json!({"token_type": "Bearer", "token_use": "access_token"})] {
+    fn a_refresh_token_is_no_access_token_and_a_bound_one_names_its_key() {
+        for good in [
+            json!({"token_type": "bearer"}),
+            json!({"token_type": "Bearer", "token_use": "access_token"}),
+            json!({"token_type": "DPoP", "cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}),
+        ] {
             assert!(judge(good.clone()).is_ok(), "{good}");
         }
         for bad in [json!({"token_type": "DPoP"}), json!({"token_use": "refresh_token"}), json!({"token_type": "mac"})]

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use sluice_testkit::{Authority, Certificate, authority, eventually};
 use sluice_vocabulary::unit::State;
 use sluice_vocabulary::{Faults, Path};
@@ -148,16 +150,88 @@ async fn clients_must_show_a_certificate_where_an_authority_is_named() {
         "listeners": [{"address": "127.0.0.1:0", "tls": {"certificates": [server], "client_ca": clients}}],
     }))
     .await;
-    let known = Arc::new(authority.client_config_as(&authority.leaf(&["me"]), &[]));
+    let leaf = authority.leaf(&["me"]);
+    let known = Arc::new(authority.client_config_as(&leaf, &[]));
     let mut client = shake(&edge, &known, "first.test").await.unwrap();
     client.send(REQUEST).await;
     assert_eq!(status(&client.response().await.0), 200);
-    assert!(edge.app.next().await.certificate);
+    assert_eq!(edge.app.next().await.certificate, Some(sha256(&leaf)));
     // With TLS 1.3 the client learns of it when it first reads.
     let mut nobody = shake(&edge, &Arc::new(authority.client_config(&[])), "first.test").await.unwrap();
     nobody.send(REQUEST).await;
     assert_eq!(nobody.rest().await, "");
     counted(&edge, "client-certificate", 1.0).await;
+    edge.stop().await;
+}
+
+fn sha256(certificate: &Certificate) -> [u8; 32] {
+    let der = CertificateDer::from_pem_slice(certificate.chain_pem().as_bytes()).unwrap();
+    Sha256::digest(der).into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_optional_is_told_of_where_it_is_good_and_refused_where_it_is_not() {
+    let (folder, servers, clients) = (TempDir::new().unwrap(), authority(), authority());
+    let server = certificate(&folder, &servers.leaf(&["first.test"]), "first");
+    let ca = clients.write(folder.path(), "clients");
+    let edge = edge_with(json!({"listeners": [{
+        "address": "127.0.0.1:0", "tls": {"certificates": [server], "client_ca": ca, "client_auth": "optional"},
+    }]}))
+    .await;
+    let leaf = clients.leaf(&["me"]);
+    let as_client = |leaf: &Certificate| Arc::new(servers.client_config_as(leaf, &[]));
+    // The second time by resumption, which is not to lose who the client is.
+    let (known, nobody) = (as_client(&leaf), Arc::new(servers.client_config(&[])));
+    for (config, expected) in
+        [(&known, Some(sha256(&leaf))), (&nobody, None), (&known, Some(sha256(&leaf))), (&nobody, None)]
+    {
+        let mut client = shake(&edge, config, "first.test").await.unwrap();
+        client.send(REQUEST).await;
+        assert_eq!(status(&client.response().await.0), 200);
+        assert_eq!(edge.app.next().await.certificate, expected);
+    }
+    for stranger in [servers.leaf(&["me"]), clients.expired_leaf(&["me"])] {
+        let mut client = shake(&edge, &as_client(&stranger), "first.test").await.unwrap();
+        client.send(REQUEST).await;
+        assert_eq!(client.rest().await, "");
+    }
+    assert_eq!(edge.app.so_far().await, []);
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_not_resumed_once_clients_must_show_something_else() {
+    let (folder, servers, first, second) = (TempDir::new().unwrap(), authority(), authority(), authority());
+    let server = certificate(&folder, &servers.leaf(&["first.test"]), "first");
+    let (first_ca, second_ca) = (first.write(folder.path(), "one"), second.write(folder.path(), "two"));
+    let config = |tls: serde_json::Value| {
+        json!({
+            "listeners": [{"address": "127.0.0.1:0", "tls": tls}], "downstream": {"workers": 1},
+        })
+    };
+    let open = json!({"certificates": [server]});
+    let edge = edge_with(config(open.clone())).await;
+    let nobody = Arc::new(servers.client_config(&[]));
+    let known = Arc::new(servers.client_config_as(&first.leaf(&["me"]), &[]));
+    let ask = async |client: &Arc<ClientConfig>| {
+        let mut client = shake(&edge, client, "first.test").await.ok()?;
+        // Its end tells an answer from a refusal: with TLS 1.3 that comes only after the handshake.
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        let kind = client.stream.get_ref().1.handshake_kind();
+        client.rest().await.starts_with("HTTP/1.1 200").then_some(kind?)
+    };
+    assert_eq!(ask(&nobody).await, Some(HandshakeKind::Full));
+    assert_eq!(ask(&nobody).await, Some(HandshakeKind::Resumed));
+    // The same terms: sessions go on.
+    edge.handle.apply(&parse(config(open))).unwrap();
+    assert_eq!(ask(&nobody).await, Some(HandshakeKind::Resumed));
+
+    edge.handle.apply(&parse(config(json!({"certificates": [server], "client_ca": first_ca})))).unwrap();
+    assert_eq!(ask(&nobody).await, None, "a ticket from before is no certificate");
+    assert_eq!(ask(&known).await, Some(HandshakeKind::Full));
+    assert_eq!(ask(&known).await, Some(HandshakeKind::Resumed));
+    edge.handle.apply(&parse(config(json!({"certificates": [server], "client_ca": second_ca})))).unwrap();
+    assert_eq!(ask(&known).await, None, "nor is a certificate of an authority that no longer counts");
     edge.stop().await;
 }
 

@@ -41,7 +41,8 @@ pub(crate) struct Saw {
     pub(crate) body: Option<String>,
     pub(crate) client: SocketAddr,
     pub(crate) server_name: Option<String>,
-    pub(crate) certificate: bool,
+    /// SHA-256 of the client's certificate.
+    pub(crate) certificate: Option<[u8; 32]>,
     /// The thread that served it.
     pub(crate) thread: String,
 }
@@ -113,7 +114,7 @@ impl HttpServerApp for Teller {
             client: connection.client,
             server_name: connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref().map(str::to_owned)),
             thread: std::thread::current().name().unwrap_or_default().to_owned(),
-            certificate: connection.tls.as_ref().is_some_and(|tls| tls.client_certificate_sha256.is_some()),
+            certificate: connection.tls.as_ref().and_then(|tls| tls.client_certificate_sha256),
         };
         if target == "/upgrade" {
             let _ = self.saw.send(saw);

@@ -80,6 +80,7 @@ impl World {
             method: &Method::GET,
             scheme: Scheme::Https,
             host: "h",
+            port: None,
             path: "/",
             query: None,
             headers: &headers,

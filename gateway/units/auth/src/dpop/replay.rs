@@ -1,0 +1,215 @@
+//! Proofs seen, so that none is good twice (RFC 9449 section 11.1).
+//!
+//! Of each there is a keyed hash of 128 bits over its key's thumbprint and its `jti`, and the second until which it must
+//! be remembered. Two hashes of 64 bits with independent random keys make it (SipHash): nobody outside can aim at a
+//! collision, and one by chance, which refuses an honest proof, is not to be expected in the life of the universe.
+//!
+//! The memory is cut into shards by that hash, each under a lock that is held for one look-up and one insertion, as one
+//! step: of the same proof sent many times at once exactly one passes. A shard is swept of what has expired when it is
+//! full, and now and then, at most once a second. One that is full all the same takes no more ([`Seen::Full`]): to forget
+//! a proof early would be to let it pass again.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hashbrown::HashTable;
+use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::dpop::thumbprint::Thumbprint;
+
+const SHARDS: usize = 64;
+
+/// How many seconds may pass before a shard in use is swept, so that memory follows load down.
+const SWEEP_EVERY: u64 = 15;
+
+/// A proof, as it is remembered.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    hash: u64,
+    check: u64,
+    /// The last second in which it could be used.
+    until: u64,
+}
+
+/// What a table takes for one entry: the entry, and its control byte.
+const BUCKET: usize = size_of::<Entry>() + 1;
+
+/// What is known of a proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It is seen for the first time, and now is remembered.
+    New,
+    /// It was used before.
+    Before,
+    /// It cannot be remembered, so it must not be used.
+    Full,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    table: HashTable<Entry>,
+    swept: u64,
+}
+
+/// The proofs seen.
+pub(crate) struct Replays {
+    shards: [Mutex<Shard>; SHARDS],
+    /// The most entries of a shard.
+    most: AtomicUsize,
+    keys: [RandomState; 2],
+    remembered: Gauge,
+}
+
+impl Replays {
+    /// A memory that takes nothing until it is given room; `remembered` tells its entries.
+    pub(crate) fn new(remembered: Gauge) -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            most: AtomicUsize::new(0),
+            keys: [RandomState::new(), RandomState::new()],
+            remembered,
+        }
+    }
+
+    /// Allows it `bytes`, from now on. Less room than is in use now makes nothing forgotten early.
+    pub(crate) fn bound(&self, bytes: usize) {
+        // Tables have a power of two of buckets, of which seven in eight are used.
+        let buckets = (bytes / SHARDS / BUCKET).max(8);
+        self.most.store((1 << buckets.ilog2()) / 8 * 7, Ordering::Relaxed);
+    }
+
+    /// Remembers a proof until the second `until`, unless it is remembered already.
+    pub(crate) fn see(&self, key: &Thumbprint, id: &[u8], until: u64, now: u64) -> Seen {
+        let [hash, check] = [0, 1].map(|which: usize| self.keys[which].hash_one((key.as_bytes(), id)));
+        // The table inside uses the low and the top bits; the middle is free.
+        let mut shard = self.shards[(hash >> 32) as usize % SHARDS].lock();
+        let before = shard.table.len();
+        let most = self.most.load(Ordering::Relaxed);
+        let waited = now.saturating_sub(shard.swept);
+        // A clock that was set back must not keep the sweep waiting.
+        if waited >= SWEEP_EVERY || now < shard.swept || (before >= most && waited >= 1) {
+            shard.table.retain(|entry| entry.until >= now);
+            shard.swept = now;
+        }
+        let found = shard.table.find(hash, |entry| entry.hash == hash && entry.check == check);
+        let seen = match found {
+            Some(entry) if entry.until >= now => Seen::Before,
+            // Expired and not swept: the same `jti`, used again by its owner after its time.
+            Some(_) => {
+                if let Ok(entry) = shard.table.find_entry(hash, |entry| entry.hash == hash && entry.check == check) {
+                    entry.into_mut().until = until;
+                }
+                Seen::New
+            }
+            None if shard.table.len() >= most => Seen::Full,
+            None => {
+                shard.table.insert_unique(hash, Entry { hash, check, until }, |entry| entry.hash);
+                Seen::New
+            }
+        };
+        let after = shard.table.len();
+        drop(shard);
+        if before != after {
+            // No memory comes near the range of i64.
+            self.remembered.inc_by(after as i64 - before as i64);
+        }
+        seen
+    }
+}
+
+impl std::fmt::Debug for Replays {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replays").field("remembered", &self.remembered.get()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::sync::Barrier;
+
+    const NOW: u64 = 1_000_000;
+
+    fn replays(bytes: usize) -> Replays {
+        let replays = Replays::new(Gauge::default());
+        replays.bound(bytes);
+        replays
+    }
+
+    fn key(byte: u8) -> Thumbprint {
+        Thumbprint::parse(&crate::base64url::encode(&[byte; 32])).unwrap()
+    }
+
+    #[test]
+    fn a_proof_is_new_once_and_for_its_own_key() {
+        let replays = replays(1 << 20);
+        assert_eq!(replays.see(&key(1), b"a", NOW + 60, NOW), Seen::New);
+        assert_eq!(replays.see(&key(1), b"a", NOW + 60, NOW), Seen::Before);
+        assert_eq!(replays.see(&key(1), b"a", NOW + 90, NOW + 60), Seen::Before, "in its last second");
+        assert_eq!(replays.see(&key(1), b"b", NOW + 60, NOW), Seen::New);
+        assert_eq!(replays.see(&key(2), b"a", NOW + 60, NOW), Seen::New);
+        assert_eq!(replays.see(&key(1), b"a", NOW + 121, NOW + 61), Seen::New, "after its time");
+        assert_eq!(replays.see(&key(1), b"a", NOW + 121, NOW + 61), Seen::Before);
+    }
+
+    #[test]
+    fn of_one_proof_sent_by_many_at_once_one_passes() {
+        let replays = replays(1 << 20);
+        for round in 0..200_u32 {
+            let barrier = Barrier::new(8);
+            let passed: usize = std::thread::scope(|scope| {
+                let one = || {
+                    barrier.wait();
+                    usize::from(replays.see(&key(1), &round.to_be_bytes(), NOW + 60, NOW) == Seen::New)
+                };
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+            });
+            assert_eq!(passed, 1, "round {round}");
+        }
+    }
+
+    #[test]
+    fn when_full_nothing_passes_and_nothing_is_forgotten_until_it_expires() {
+        let replays = replays(64 * 1024);
+        let most = replays.most.load(Ordering::Relaxed) * SHARDS;
+        let mut passed = Vec::new();
+        let mut full = 0_usize;
+        for id in 0..20_000_u32 {
+            match replays.see(&key(1), &id.to_be_bytes(), NOW + 60, NOW) {
+                Seen::New => passed.push(id),
+                Seen::Full => full += 1,
+                Seen::Before => unreachable!("each is sent once"),
+            }
+        }
+        assert!(passed.len() <= most && full > 15_000, "{} of {most} passed", passed.len());
+        assert_eq!(replays.remembered.get(), i64::try_from(passed.len()).unwrap());
+        let bytes: usize = replays.shards.iter().map(|shard| shard.lock().table.allocation_size()).sum();
+        assert!(bytes <= 80 * 1024, "{bytes}");
+        for id in &passed {
+            assert_eq!(replays.see(&key(1), &id.to_be_bytes(), NOW + 60, NOW + 60), Seen::Before);
+        }
+        // A second later all have expired and there is room again.
+        for id in 100_000..101_000_u32 {
+            assert_eq!(replays.see(&key(1), &id.to_be_bytes(), NOW + 130, NOW + 61), Seen::New);
+        }
+    }
+
+    #[test]
+    fn memory_follows_load_down_and_a_smaller_bound_forgets_nothing() {
+        let replays = replays(1 << 20);
+        for id in 0..5_000_u32 {
+            assert_eq!(replays.see(&key(1), &id.to_be_bytes(), NOW + 60, NOW), Seen::New);
+        }
+        replays.bound(64 * 1024);
+        for id in 0..5_000_u32 {
+            assert_eq!(replays.see(&key(1), &id.to_be_bytes(), NOW + 60, NOW + 1), Seen::Before);
+        }
+        for id in 10_000..11_000_u32 {
+            replays.see(&key(1), &id.to_be_bytes(), NOW + 200, NOW + 100);
+        }
+        assert!(replays.remembered.get() <= 1_000, "{}", replays.remembered.get());
+    }
+}
