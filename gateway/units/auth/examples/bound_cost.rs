@@ -126,7 +126,7 @@ fn fields(token: &str, proof: Option<&str>) -> HeaderMap {
     headers
 }
 
-async fn ask(world: &World, policy: &Arc<sluice_auth::Policy>, headers: &HeaderMap) -> sluice_auth::Verified {
+async fn ask(world: &World, policy: &Arc<sluice_auth::Policy>, headers: &HeaderMap) -> sluice_auth::Proof {
     let peer = SocketAddr::from(([192, 0, 2, 1], 1000));
     let connection = Connection { id: 1, peer, local: peer, client: peer, tls: None, cookie: None, listener: 0 };
     let request = RequestView {

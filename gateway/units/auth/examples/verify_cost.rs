@@ -27,7 +27,7 @@ use sluice_vocabulary::clock::{Clock as _, SystemClock, SystemRandom};
 use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::request::{Connection, RequestView, Scheme};
 use sluice_vocabulary::unit::{State, Stop, Task as _};
-use sluice_vocabulary::{IssuerName, Path};
+use sluice_vocabulary::{IssuerName, Path, RouteName};
 
 /// Distinct tokens of each algorithm, where the arguments do not say.
 const TOKENS: usize = 8_192;
@@ -105,8 +105,12 @@ impl Bench {
             }),
             ..Config::default()
         };
-        let deps =
-            Deps { clock: Arc::new(SystemClock), random: Arc::new(SystemRandom), base_dir: folder.path().to_owned() };
+        let deps = Deps {
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            base_dir: folder.path().to_owned(),
+            background: tokio::runtime::Handle::current(),
+        };
         let mut registry = prometheus_client::registry::Registry::default();
         let (handle, mut task) = Unit::new(&config, deps, &mut registry);
         let (stopper, stop) = Stop::new();
@@ -121,11 +125,12 @@ impl Bench {
         let issuer: IssuerConfig = serde_json::from_value(issuer).expect("an issuer's configuration");
         let route = RouteAuth {
             issuer: Some(corp.clone()),
-            scopes: Scopes { all: vec!["orders:read".into()], any: Vec::new() },
+            scopes: Scopes { all: vec!["orders:read".into()], ..Scopes::default() },
             ..RouteAuth::default()
         };
         let prepared = handle.prepare(&config, &BTreeMap::from([(corp, issuer)])).expect("a configuration");
-        let policy = prepared.policy(&route, &Path::root()).expect("a route's policy");
+        let name = RouteName::new("all").expect("a name");
+        let policy = prepared.policy(&name, &route, &Path::root()).expect("a route's policy");
         handle.commit(prepared);
         handle.health().watch().wait_for(|state| *state == State::Ready).await.expect("keys");
         // The keys are read: nothing in the background shall share the core from here on.
@@ -200,6 +205,7 @@ impl Bench {
                 method: &Method::GET,
                 scheme: Scheme::Https,
                 host: "api.example.com",
+                port: None,
                 path: "/orders/7",
                 query: None,
                 headers,

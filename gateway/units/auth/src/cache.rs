@@ -295,7 +295,7 @@ mod tests {
     }
 
     fn get(cache: &TokenCache, token: &[u8], now: u64, issuer: u64) -> Option<(Arc<Identity>, u64)> {
-        cache.get(cache.hash(token), token, now, |known| known == issuer)
+        cache.get(cache.hash(token), token, now, |known| known == issuer).map(|(identity, id, _)| (identity, id))
     }
 
     fn hit(cache: &TokenCache, token: &[u8], now: u64) -> bool {

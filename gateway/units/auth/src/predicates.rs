@@ -199,7 +199,7 @@ mod tests {
         let (predicates, faults) = told(json!([rule]));
         assert_eq!(faults, []);
         let Value::Object(claims) = claims else { panic!("an object") };
-        predicates[0].holds(&claims)
+        predicates[0].holds(&claims.into())
     }
 
     #[test]
@@ -283,6 +283,7 @@ mod tests {
         ];
         assert_eq!(faults.len(), places.len(), "{faults:#?}");
         let Value::Object(claims) = json!({"a": "x"}) else { panic!("an object") };
+        let claims = claims.into();
         assert!(
             predicates.iter().all(|predicate| !predicate.holds(&claims)),
             "what is not understood holds for nothing"

@@ -73,6 +73,7 @@ impl Guarded {
             method: &asking.method,
             scheme: Scheme::Https,
             host: "api.example.com",
+            port: None,
             path: asking.path,
             query: asking.query,
             headers: &asking.headers,

@@ -13,7 +13,9 @@ use http::{HeaderName, HeaderValue};
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
 use serde_json::{Value, json};
-use sluice_auth::{Algorithm, Config, IdentityAlgorithm, IdentityToken, JwksConfig, Policy, RouteAuth, Verified};
+use sluice_auth::{
+    Algorithm, Config, IdentityAlgorithm, IdentityToken, JwksConfig, Policy, Proof, RouteAuth, Verified,
+};
 use sluice_vocabulary::clock::{Clock as _, SystemClock};
 use sluice_vocabulary::measure::Span;
 use sluice_vocabulary::ports::Inspect as _;
@@ -67,7 +69,8 @@ impl Edge {
     }
 
     fn fields(&self, verified: &Verified) -> Vec<(HeaderName, HeaderValue)> {
-        self.policy.identity_headers(verified).collect()
+        let proof = Proof::Verified(verified.clone());
+        self.policy.identity_headers(&proof).collect()
     }
 
     fn token(&self, verified: &Verified) -> String {
@@ -267,6 +270,7 @@ async fn keys_kept_on_disk_are_there_after_a_restart_and_others_cannot_read_them
         clock: Arc::new(SystemClock),
         random: Arc::new(sluice_vocabulary::clock::SystemRandom),
         base_dir: folder.path().to_owned(),
+        background: tokio::runtime::Handle::current(),
     };
     let (handle, _task) = sluice_auth::Unit::new(&config, deps, &mut registry);
     let faults = handle.prepare(&config, &std::collections::BTreeMap::new()).unwrap_err();

@@ -24,7 +24,7 @@ use sluice_vocabulary::clock::{ManualClock, SystemRandom};
 use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::ports::Inspect as _;
 use sluice_vocabulary::unit::State;
-use sluice_vocabulary::{Faults, IssuerName, Path, Reason};
+use sluice_vocabulary::{Faults, IssuerName, Path, Reason, RouteName};
 use tempfile::TempDir;
 
 const SECRET: &str = "s3:cret";
@@ -102,7 +102,7 @@ async fn an_active_token_passes_with_what_its_issuer_told_of_it() {
     let identity = verified.identity();
     assert_eq!((identity.issuer.as_str(), identity.subject()), ("opaque", Some("user-1")));
     assert_eq!((identity.scopes().count(), identity.expires_at), (2, NOW + 600));
-    assert_eq!((identity.claim_text("tenant"), identity.claim("active")), (Some("acme"), None));
+    assert_eq!((identity.claim_text("tenant").as_deref(), identity.claim("active")), (Some("acme"), None));
 
     let asked = endpoint.last();
     assert_eq!((asked.method.as_str(), &*asked.target), ("POST", "/ask"));
@@ -627,7 +627,7 @@ fn the_threads_that_serve_requests_do_none_of_the_work() {
     let (handle, _task) = Unit::new(&Config::default(), deps, &mut prometheus_client::registry::Registry::default());
     let all: BTreeMap<IssuerName, _> = BTreeMap::from([(name("opaque"), opaque(introspection(&endpoint.url())))]);
     let prepared = handle.prepare(&Config::default(), &all).unwrap();
-    let policy = prepared.policy(&opaque_route(), &Path::root()).unwrap();
+    let policy = prepared.policy(&RouteName::new("all").unwrap(), &opaque_route(), &Path::root()).unwrap();
     handle.commit(prepared);
     // Without sockets and timers: whoever used either here would panic.
     let serving = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -700,7 +700,7 @@ async fn what_only_files_and_the_whole_can_tell_is_told_when_the_configuration_i
     all.insert(name("twin"), self::opaque(introspection(&endpoint.url())));
     let prepared = opaque.world.handle.prepare(&Config::default(), &all).unwrap();
     let both = RouteAuth { issuers: vec![name("opaque"), name("twin")], ..RouteAuth::default() };
-    let faults = prepared.policy(&both, &Path::root().key("auth")).unwrap_err();
+    let faults = prepared.policy(&RouteName::new("all").unwrap(), &both, &Path::root().key("auth")).unwrap_err();
     assert_eq!(
         faults[0].to_string(),
         "auth.issuers[1]: tokens of issuers opaque and twin are both introspected: a route can ask one"

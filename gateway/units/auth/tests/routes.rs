@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::*;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use sluice_auth::{Algorithm, IssuerConfig, JwksConfig, Policy, Proof, RouteAuth};
 use sluice_vocabulary::{Faults, Path, Reason, Refusal, Severity};
@@ -225,8 +225,8 @@ async fn a_token_goes_on_to_the_upstream_unless_the_route_withholds_it() {
     for (auth, withheld) in [
         (json!({}), &[][..]),
         (json!({"credentials": "pass"}), &[]),
-        (json!({"credentials": "strip"}), &[AUTHORIZATION]),
-        (json!({"credentials": "strip", "optional": true}), &[AUTHORIZATION]),
+        (json!({"credentials": "strip"}), &[AUTHORIZATION, HeaderName::from_static("dpop")]),
+        (json!({"credentials": "strip", "optional": true}), &[AUTHORIZATION, HeaderName::from_static("dpop")]),
     ] {
         let policy = edge.route(auth.clone());
         assert_eq!(policy.withheld_headers(&edge.prove(&policy, Some(&good)).await.unwrap()), withheld, "{auth}");

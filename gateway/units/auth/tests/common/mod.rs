@@ -431,10 +431,7 @@ impl World {
 
     /// Asks with any header fields, from any address, on a route that wants a token.
     pub async fn ask(&self, policy: &Policy, headers: &HeaderMap, client: IpAddr) -> Result<Verified, Refusal> {
-        match self.prove(policy, headers, client).await? {
-            Proof::Verified(verified) => Ok(verified),
-            Proof::Anonymous(_) => panic!("nobody was verified"),
-        }
+        self.prove(policy, headers, client).await.map(verified)
     }
 
     /// Asks with any header fields, from any address.
@@ -467,6 +464,7 @@ pub fn view<'a>(connection: &'a Connection, headers: &'a HeaderMap, client: IpAd
         method: &Method::GET,
         scheme: Scheme::Http,
         host: "api.example.com",
+        port: None,
         path: "/",
         query: None,
         headers,
@@ -486,5 +484,13 @@ pub async fn ask_with(handle: &Handle, policy: &Policy, token: &str) -> Result<V
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}")).unwrap());
     let connection = connection();
-    handle.authenticate(policy, &view(&connection, &headers, connection.client.ip())).await
+    handle.authenticate(policy, &view(&connection, &headers, connection.client.ip())).await.map(verified)
+}
+
+/// Who it is, where somebody must be.
+pub fn verified(proof: Proof) -> Verified {
+    match proof {
+        Proof::Verified(verified) => verified,
+        Proof::Anonymous(_) => panic!("nobody was verified"),
+    }
 }
