@@ -249,6 +249,8 @@ fn hold_against_the_rules(schema: &Value, whole: &Value, at: &str) {
             }
             "enum" | "examples" => assert!(value.as_array().is_some_and(|values| !values.is_empty()), "{at}"),
             "uniqueItems" | "deprecated" | "writeOnly" | "readOnly" => assert!(value.is_boolean(), "{at}"),
+            // An annotation of our own: what it marks is never shown.
+            "x-secret" => assert!(value.is_boolean(), "{at}"),
             "const" | "default" => {}
             unknown => panic!("{at}: {unknown} is no keyword of JSON Schema that this test knows"),
         }

@@ -26,8 +26,8 @@ fn within(value: &Value, schema: Schema<'_>, parts: &Parts<'_>, secret: bool) ->
                     Some(schema) => (Some(schema), false),
                     None => (free_member(&all), secret),
                 };
-                let named = secrets::names_a_secret(key) && !member.is_object();
                 let parts = schema_here.map(|member| schema.parts(member)).unwrap_or_default();
+                let named = secrets::names_a_secret(key) && !member.is_object() && !lists_its_values(schema, &parts);
                 (key.clone(), within(member, schema, &parts, inherits || named))
             });
             Value::Object(redacted.collect::<Map<_, _>>())
@@ -40,6 +40,12 @@ fn within(value: &Value, schema: Schema<'_>, parts: &Parts<'_>, secret: bool) ->
         Value::Number(_) if secret => secrets::REDACTED.into(),
         other => other.clone(),
     }
+}
+
+/// Whether the schema lists the values there are: none of them is a secret, whatever the key is called.
+fn lists_its_values(schema: Schema<'_>, parts: &Parts<'_>) -> bool {
+    let listed = |parts: &Parts<'_>| keyword(parts, "enum").or_else(|| keyword(parts, "const")).is_some();
+    listed(parts) || schema.unions(parts).into_iter().any(|branches| schema.leaves(branches).iter().all(listed))
 }
 
 fn free_member<'a>(parts: &Parts<'a>) -> Option<&'a Value> {
@@ -56,15 +62,19 @@ mod tests {
     fn what_is_or_may_be_a_secret_is_not_shown() {
         let schema = json!({
             "type": "object",
-            "properties": { "sealed": { "type": "string", "x-secret": true }, "kept": { "$ref": "#/$defs/Kept" } },
+            "properties": {
+                "sealed": { "type": "string", "x-secret": true }, "kept": { "$ref": "#/$defs/Kept" },
+                "credentials": { "oneOf": [ { "const": "pass" }, { "const": "strip" } ] }
+            },
             "$defs": { "Kept": { "x-secret": true, "oneOf": [ { "properties": { "file": { "type": "string" } } } ] } }
         });
         let value = json!({
-            "sealed": "a", "kept": { "file": "/run/x" }, "db_password": "b", "url": "http://u:p@h/", "path": "/", "n": 1
+            "sealed": "a", "kept": { "file": "/run/x" }, "db_password": "b", "url": "http://u:p@h/", "path": "/", "n": 1,
+            "credentials": "strip", "other_credentials": "strip"
         });
         let expected = json!({
             "sealed": "[redacted]", "kept": { "file": "/run/x" }, "db_password": "[redacted]", "url": "[redacted]",
-            "path": "/", "n": 1
+            "path": "/", "n": 1, "credentials": "strip", "other_credentials": "[redacted]"
         });
         assert_eq!(redact(&value, &schema), expected);
     }

@@ -17,7 +17,7 @@ use wasmtime::component::Linker;
 use crate::call::Call;
 use crate::component::{Checked, LARGEST, Refused};
 use crate::config::{ComponentSource, PluginConfig};
-use crate::metrics::Durations;
+use sluice_vocabulary::histogram::DurationHistogram;
 
 /// Threads that compile at once: what is left of a small machine still serves.
 const COMPILE_THREADS: usize = 2;
@@ -30,7 +30,7 @@ pub(crate) struct Loader {
     pub(crate) engine: wasmtime::Engine,
     pub(crate) linker: Linker<Call>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) compile_time: Durations,
+    pub(crate) compile_time: DurationHistogram,
 }
 
 impl Loader {

@@ -1,16 +1,15 @@
 //! What the unit counts. Handles are made when a plugin is prepared: a call looks nothing up and takes no lock.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 use sluice_vocabulary::PluginName;
+use sluice_vocabulary::histogram::DurationHistogram;
 
 use crate::call::Phase;
 use crate::failure::Kind;
@@ -33,21 +32,30 @@ struct OfReason {
 }
 
 /// The unit's metrics. The label `plugin` is bounded by the configuration.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     invocations: Family<OfPhase, Counter>,
     failures: Family<OfReason, Counter>,
-    duration: Family<OfPhase, Durations>,
+    duration: Family<OfPhase, DurationHistogram, fn() -> DurationHistogram>,
     guest_time: Family<OfPlugin, Counter<f64, AtomicU64>>,
     instances: Family<OfPlugin, Gauge>,
     log_lines_dropped: Family<OfPlugin, Counter>,
     pub(crate) loaded: Gauge,
-    pub(crate) compile_time: Durations,
+    pub(crate) compile_time: DurationHistogram,
 }
 
 impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
+        let metrics = Self {
+            invocations: Family::default(),
+            failures: Family::default(),
+            duration: Family::new_with_constructor(|| DurationHistogram::new(BOUNDS)),
+            guest_time: Family::default(),
+            instances: Family::default(),
+            log_lines_dropped: Family::default(),
+            loaded: Gauge::default(),
+            compile_time: DurationHistogram::new(BOUNDS),
+        };
         registry.register("invocations", "Phases that plugins were called for", metrics.invocations.clone());
         registry.register("failures", "Phases in which a plugin failed, by reason", metrics.failures.clone());
         registry.register_with_unit(
@@ -127,7 +135,7 @@ pub(crate) struct PluginMetrics {
 #[derive(Debug)]
 pub(crate) struct PhaseMetrics {
     pub(crate) invocations: Counter,
-    pub(crate) duration: Durations,
+    pub(crate) duration: DurationHistogram,
 }
 
 impl PluginMetrics {
@@ -140,55 +148,22 @@ impl PluginMetrics {
     }
 }
 
-/// Upper bounds in microseconds. A native plugin takes 5 to 20, one with an interpreter inside up to a few thousand; slices
-/// are 1 000 long, and the default deadline is 5 000.
-const BOUNDS_MICROS: [u64; 12] = [5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 20_000, 100_000];
-
-/// A histogram of durations without a lock: calls of one plugin on all threads would else queue for it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Durations(Arc<Buckets>);
-
-#[derive(Debug, Default)]
-struct Buckets {
-    /// One for each bound, and one for what is beyond.
-    counts: [AtomicU64; BOUNDS_MICROS.len() + 1],
-    nanos: AtomicU64,
-}
-
-impl Durations {
-    pub(crate) fn observe(&self, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS_MICROS.partition_point(|bound| bound * 1_000 < nanos);
-        self.0.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.0.nanos.fetch_add(nanos, Ordering::Relaxed);
-    }
-
-    /// How many were observed, and their sum.
-    pub(crate) fn totals(&self) -> (u64, Duration) {
-        let count = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum();
-        (count, Duration::from_nanos(self.0.nanos.load(Ordering::Relaxed)))
-    }
-}
-
-impl TypedMetric for Durations {
-    const TYPE: MetricType = MetricType::Histogram;
-}
-
-impl EncodeMetric for Durations {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let bounds = BOUNDS_MICROS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> =
-            bounds.zip(self.0.counts.iter().map(|count| count.load(Ordering::Relaxed))).collect();
-        // From the same reading as the buckets, so that the page agrees with itself.
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        let sum = Duration::from_nanos(self.0.nanos.load(Ordering::Relaxed)).as_secs_f64();
-        encoder.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        Self::TYPE
-    }
-}
+/// A native plugin takes 5 to 20 µs, one with an interpreter inside up to a few thousand; slices are 1 ms long, and the
+/// default deadline is 5 ms.
+const BOUNDS: &[Duration] = &[
+    Duration::from_micros(5),
+    Duration::from_micros(10),
+    Duration::from_micros(20),
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(200),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+];
 
 #[cfg(test)]
 mod tests {
@@ -198,7 +173,7 @@ mod tests {
     #[test]
     fn a_duration_falls_into_the_bucket_that_holds_it() {
         let mut registry = Registry::default();
-        let durations = Durations::default();
+        let durations = DurationHistogram::new(BOUNDS);
         registry.register_with_unit("d", "d", Unit::Seconds, durations.clone());
         durations.observe(Duration::from_micros(5));
         durations.observe(Duration::from_micros(6));
