@@ -1,8 +1,9 @@
 //! The request's header as the upstream gets it: nothing that belongs to the client's connection, who the client is, the
-//! request's identifiers, the route's edits, and who sent it.
+//! request's identifiers, the route's edits, who sent it, and what the route's authorising service says of it.
 //!
 //! The order matters. What is for one connection only goes first, so that no client can have anything taken away that
-//! the gateway says; what the identity says comes last, so that nothing before can say otherwise.
+//! the gateway says; what the identity and then the authorising service say comes last, so that neither client, plugin nor
+//! edit can say otherwise.
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;

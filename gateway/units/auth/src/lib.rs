@@ -14,8 +14,9 @@
 //! the `client`): the issuer's own endpoint for opaque tokens (`introspection`), and whatever service an operator has that
 //! authorises requests (`forward_auth`).
 //!
-//! What is absent on purpose: symmetric algorithms and `none`, keys from tokens, a lock that all requests share, and any
-//! call to an issuer on the path of a request whose key is at hand.
+//! What is absent on purpose: symmetric algorithms and `none`, keys that an access token brings along (a DPoP proof brings
+//! its own, which is good for nothing but what the token names), a lock that all requests share, and any call to an issuer
+//! on the path of a request whose key is at hand.
 
 mod algorithm;
 mod base64url;

@@ -275,10 +275,9 @@ impl Handle {
     }
 
     /// Verifies the token of `request` for the route whose policy this is, or its absence where the policy allows that.
-    /// A token seen before is decided without
-    /// waiting and without a lock that excludes other requests; at the worst, where the issuer's keys must be waited
-    /// for, it takes `jwks.wait`, or twice `introspection.timeout` where the issuer itself must be asked. Drop the future
-    /// when the client goes away: nothing is left behind.
+    /// A token seen before is decided without waiting and without a lock that excludes other requests; at the worst,
+    /// where the issuer's keys must be waited for, it takes `jwks.wait`, or twice `introspection.timeout` where the issuer
+    /// itself must be asked. Drop the future when the client goes away: nothing is left behind.
     pub async fn authenticate(&self, policy: &Policy, request: &RequestView<'_>) -> Result<Proof, Refusal> {
         verify::authenticate(policy, request, &*self.core.clock, &self.core.metrics).await
     }
@@ -445,8 +444,7 @@ impl Core {
     /// Sets the unit's health by the state of its issuers and of revocations: starting until each issuer was asked for its
     /// keys once and revocations were looked for where they are to be, degraded while an issuer has no usable keys, or
     /// something is failing to be heard or stored, or a service that is to be asked is. It never is unavailable: routes
-    /// without tokens, and other
-    /// issuers, work all the same.
+    /// without tokens, and other issuers, work all the same.
     pub(crate) fn tell_health(&self) {
         let world = self.world.load();
         let settled = || world.issuers.values().all(|issuer| issuer.keyring.is_settled());
