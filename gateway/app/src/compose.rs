@@ -24,6 +24,7 @@ use tokio::runtime::Runtime;
 
 use crate::config::Config;
 use crate::fixed::Fixed;
+use crate::memory;
 use crate::request_path::RequestPath;
 use crate::signals::StopSignals;
 use crate::snapshot::{self, Snapshot};
@@ -275,6 +276,7 @@ impl Gateway {
             tracing::info!("ready");
         });
         drop(_inside);
+        memory::give_back_soon();
         Ok(Self { units, admin: admin.address().clone(), background, stop_signals, supervisor, log: log.handle })
     }
 

@@ -14,17 +14,15 @@ mod request_path;
 mod request;
 mod headers;
 mod outgoing;
+mod returning;
 mod access;
 mod answers;
 mod compression;
+mod memory;
 mod reload;
 mod rehearsal;
 
 use std::process::ExitCode;
-
-// The request path allocates little but often; the bare Pingora proxy that we measure against uses this allocator too.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // Two libraries below us can each bring a default of their own; the first installed wins, so ours is, before anything

@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::cli::load;
 use crate::compose::Units;
+use crate::memory;
 use crate::snapshot;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,6 +86,7 @@ impl Reloader {
             },
             Err(faults) => Err(faults),
         };
+        memory::give_back_soon();
         match outcome {
             Ok(left) if left.is_empty() => {
                 self.metrics.applied.inc();

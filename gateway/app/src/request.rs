@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue, Version};
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use sluice_auth::{Allowed, Proof};
 use sluice_downstream::ClientAddress;
@@ -62,6 +63,8 @@ pub(crate) struct Request {
     pub(crate) tried: Tried,
     pub(crate) retries: u32,
     pub(crate) chosen: Option<Chosen>,
+    /// The way to it, chosen where a refusal can still be answered; taken by the first try.
+    pub(crate) first_peer: Option<Box<HttpPeer>>,
     pub(crate) last_try: LastTry,
 
     /// Fields for any answer: CORS, rate limits.
@@ -133,6 +136,7 @@ impl Request {
             tried: Tried::default(),
             retries: 0,
             chosen: None,
+            first_peer: None,
             last_try: LastTry::default(),
             answer_fields: AnswerFields::new(),
             pending: None,

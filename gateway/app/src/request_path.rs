@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! request_filter    1 arrive → 2 route → 3 authenticate → 4 identify the tenant, admit → 5 plugins
-//! upstream_peer     6 choose an endpoint            (again for each retry)
+//! proxy_upstream_filter, upstream_peer
+//!                   6 choose an endpoint            (again for each retry)
 //!                     connect, send; bodies stream both ways under the deadlines
 //! response_filter   7 the answer's header: plugins, edits
 //! logging           8 account for all of it
@@ -31,12 +32,13 @@ use sluice_routing::{Decision, DirectAnswer};
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::access::record;
-use crate::answers::{self, Answer, X_REQUEST_ID};
+use crate::answers::{self, Answer};
 use crate::compose::Units;
 use crate::compression::{self, Compression};
 use crate::headers::{apply, apply_to_response, broken, forget_case, host_of, join_cookies, owned_head, who};
 use crate::outgoing;
 use crate::request::{Arrived, LastTry, Pending, Request};
+use crate::returning;
 
 /// The proxy as Pingora sees it.
 pub(crate) struct RequestPath {
@@ -359,7 +361,23 @@ impl ProxyHttp for RequestPath {
         Ok(true)
     }
 
+    /// The first endpoint is chosen here, where a refusal is an answer like any other: after an error in `upstream_peer`
+    /// the library closes the client's connection, and a thousand clients that connect again are no help to a gateway
+    /// which has just said that it is overloaded.
+    async fn proxy_upstream_filter(&self, session: &mut Session, request: &mut Self::CTX) -> Result<bool> {
+        match self.choose(session, request).await {
+            Ok(peer) => {
+                request.first_peer = Some(peer);
+                Ok(true)
+            }
+            Err(refusal) => self.refuse(session, request, refusal).await.map(|()| false),
+        }
+    }
+
     async fn upstream_peer(&self, session: &mut Session, request: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+        if let Some(peer) = request.first_peer.take() {
+            return Ok(peer);
+        }
         match self.choose(session, request).await {
             Ok(peer) => Ok(peer),
             Err(refusal) => Err(Self::stop(request, Pending::Refusal(refusal))),
@@ -451,9 +469,7 @@ impl ProxyHttp for RequestPath {
         if response.status.is_informational() {
             return Ok(());
         }
-        for name in hop_by_hop::to_remove(&response.headers, &[]) {
-            response.remove_header(&name);
-        }
+        returning::strip(response);
         let snapshot = Arc::clone(&request.snapshot);
         let Some(route) = request.matched.as_ref().and_then(|matched| snapshot.routes.get(matched.index())) else {
             return Ok(());
@@ -468,35 +484,7 @@ impl ProxyHttp for RequestPath {
         }
         // The body may take its time: what its plugins held is free for others.
         request.visit = None;
-        if let Some(matched) = &request.matched {
-            let edits = matched.response_headers();
-            for name in edits.remove() {
-                response.remove_header(name);
-            }
-            for (name, value) in edits.set() {
-                response.insert_header(name.clone(), value.clone())?;
-            }
-            for (name, value) in edits.add() {
-                response.append_header(name.clone(), value.clone())?;
-            }
-            if matched.has_cors() {
-                let theirs: Vec<HeaderName> = response
-                    .headers
-                    .keys()
-                    .filter(|name| name.as_str().starts_with("access-control-"))
-                    .cloned()
-                    .collect();
-                for name in theirs {
-                    response.remove_header(&name);
-                }
-            }
-        }
-        for (name, value) in &request.answer_fields {
-            response.append_header(name.clone(), value.clone())?;
-        }
-        if let Some(arrived) = &request.arrived {
-            response.insert_header(X_REQUEST_ID, arrived.id.to_header())?;
-        }
+        returning::complete(response, request)?;
         // Last, when everything that bears on it has been said.
         let Session { downstream_session, downstream_modules_ctx, .. } = session;
         if let Some(level) = route.compression

@@ -132,3 +132,35 @@ async fn an_answer_with_two_lengths_reaches_the_client_with_at_most_one() {
     let answer = connection.read_response().await;
     assert!(answer.status == 502 || answer.text() == "abcde", "{answer:?}");
 }
+
+#[tokio::test]
+async fn a_client_refused_for_want_of_an_upstream_keeps_its_connection() {
+    let origin = origin().on("/first", Reply::silence()).otherwise(Reply::text("fine")).run().await;
+    let edge = gateway()
+        .config(
+            "
+upstreams:
+  origin: { endpoints: ['@origin@'], max_connections: 1, queue_timeout: 1ms }
+routes:
+  - { name: all, match: { path: '/*' }, upstream: origin }
+",
+        )
+        .set("origin", origin.address())
+        .run()
+        .await;
+    let first = client().get(edge.url("/first"));
+    let first = tokio::spawn(async move { first.try_send().await.map(drop) });
+    sluice_testkit::eventually("the one connection to be taken", async || (origin.count() == 1).then_some(())).await;
+    let mut connection = raw(edge.address()).await;
+    for _ in 0..3 {
+        connection.send("GET /second HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let answer = connection.read_response().await;
+        assert_eq!((answer.status, answer.header("connection")), (503, Some("keep-alive")), "{answer:?}");
+    }
+    // The client of the first goes away, and its upstream connection with it.
+    first.abort();
+    sluice_testkit::eventually("an end of the first", async || (origin.open_connections() == 0).then_some(())).await;
+    connection.send("GET /second HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let answer = connection.read_response().await;
+    assert_eq!((answer.status, answer.text()), (200, "fine"));
+}

@@ -1,0 +1,52 @@
+//! The answer's header as the client gets it: nothing that belongs to the upstream's connection, the route's edits, and what
+//! the gateway itself has to say. Between the two functions the plugins see it.
+
+use http::header::HeaderName;
+use pingora_error::Result;
+use pingora_http::ResponseHeader;
+use sluice_downstream::hop_by_hop;
+
+use crate::answers::X_REQUEST_ID;
+use crate::request::Request;
+
+/// Takes away what is for the upstream's connection only.
+pub(crate) fn strip(response: &mut ResponseHeader) {
+    for name in hop_by_hop::to_remove(&response.headers, &[]) {
+        response.remove_header(&name);
+    }
+}
+
+/// Makes the route's edits, and then says what only the gateway may say.
+pub(crate) fn complete(response: &mut ResponseHeader, request: &Request) -> Result<()> {
+    if let Some(matched) = &request.matched {
+        let edits = matched.response_headers();
+        for name in edits.remove() {
+            response.remove_header(name);
+        }
+        for (name, value) in edits.set() {
+            response.insert_header(name.clone(), value.clone())?;
+        }
+        for (name, value) in edits.add() {
+            response.append_header(name.clone(), value.clone())?;
+        }
+        if matched.has_cors() {
+            forget_cors(response);
+        }
+    }
+    for (name, value) in &request.answer_fields {
+        response.append_header(name.clone(), value.clone())?;
+    }
+    if let Some(arrived) = &request.arrived {
+        response.insert_header(X_REQUEST_ID, arrived.id.to_header())?;
+    }
+    Ok(())
+}
+
+/// Who may read an answer is the route's to say, where it says anything.
+fn forget_cors(response: &mut ResponseHeader) {
+    let theirs: Vec<HeaderName> =
+        response.headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
+    for name in theirs {
+        response.remove_header(&name);
+    }
+}
