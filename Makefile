@@ -33,7 +33,9 @@ test: setup ## Sets everything up and passes every test
 bench: setup ## Measures beside the peers and writes raw JSON into gateway/bench/results/
 	@./gateway/setup.sh bench
 	@$(CARGO) build --locked --release --package sluice-app --bin sluice
+	@$(CARGO) run --quiet --locked --package sluice-bench -- checks
 	@$(CARGO) run --quiet --locked --package sluice-bench -- run
+	@$(CARGO) run --quiet --locked --package sluice-bench -- introspection
 	@$(CARGO) run --quiet --locked --package sluice-bench -- show
 
 fmt: ## Formats

@@ -1,5 +1,7 @@
 //! The budgets of the gateway, each a limit on its CPU time per request beside something measured in the same run.
 
+use std::fmt::{self, Display, Formatter};
+
 use crate::peer::Peer;
 use crate::results::Report;
 use crate::scenario::Scenario;
@@ -13,8 +15,6 @@ pub(crate) enum Limit {
     PlainPlus(f64),
     /// Its own CPU time in plain proxying, one signature check of the library, and so many microseconds.
     PlainAndCheckPlus(f64),
-    /// At least so many times the requests per second of this peer, and at most so many times its P99.
-    Beside(Peer, f64, f64),
     /// So many bytes of memory before any load.
     IdleBytes(f64),
 }
@@ -26,9 +26,15 @@ pub(crate) struct Verdict {
     pub(crate) met: bool,
 }
 
+impl Display for Verdict {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "budget {}  {}", if self.met { "met   " } else { "MISSED" }, self.text)
+    }
+}
+
 /// The budgets of a scenario.
 pub(crate) fn limits(scenario: Scenario) -> &'static [Limit] {
-    use Limit::{Beside, IdleBytes, PlainAndCheckPlus, PlainPlus, Times};
+    use Limit::{IdleBytes, PlainAndCheckPlus, PlainPlus, Times};
     match scenario {
         Scenario::Plain => &[Times(1.10, Peer::Pingora), IdleBytes(40.0 * 1e6)],
         Scenario::Rs256One | Scenario::Es256One => &[PlainPlus(3.0), Times(0.7, Peer::EnvoyCached)],
@@ -39,15 +45,13 @@ pub(crate) fn limits(scenario: Scenario) -> &'static [Limit] {
         Scenario::Plugin => &[PlainPlus(6.0)],
         Scenario::TlsH1 => &[Times(1.10, Peer::Pingora), Times(0.8, Peer::Envoy)],
         Scenario::TlsH2 => &[Times(1.10, Peer::Pingora), Times(0.9, Peer::Envoy)],
-        Scenario::IntrospectInstant => &[Beside(Peer::Envoy, 1.0, 1.0), Beside(Peer::Nginx, 1.0, 1.0)],
-        Scenario::IntrospectSlow => &[Beside(Peer::Envoy, 6.0, 0.2), Beside(Peer::Nginx, 6.0, 0.2)],
     }
 }
 
 impl Limit {
     /// Holds the limit against a report; `None` where something that it needs was not measured.
     pub(crate) fn verdict(self, report: &Report, scenario: Scenario) -> Option<Verdict> {
-        let own = report.medians(scenario.own(), Peer::Sluice)?;
+        let own = report.medians(scenario, Peer::Sluice)?;
         let plain = || Some(report.medians(Scenario::Plain, Peer::Sluice)?.cpu_us);
         let (what, bound) = match self {
             Self::Times(factor, peer) => {
@@ -57,17 +61,6 @@ impl Limit {
             Self::PlainAndCheckPlus(more) => {
                 let check = report.verify_cost.of(scenario.token()?);
                 (format!("plain + check of {check:.1} µs + {more} µs"), plain()? + check + more)
-            }
-            Self::Beside(peer, faster, p99) => {
-                let other = report.medians(scenario, peer)?;
-                let ratios = (own.requests_per_second / other.requests_per_second, own.p99_us / other.p99_us);
-                let text = format!(
-                    "at least {faster} × the requests/s of {} and at most {p99} × its P99: {:.1} × and {:.2} ×",
-                    peer.name(),
-                    ratios.0,
-                    ratios.1
-                );
-                return Some(Verdict { text, met: ratios.0 >= faster && ratios.1 <= p99 });
             }
             Self::IdleBytes(bound) => {
                 let text = format!("idle at most {:.0} MB: {:.1} MB", bound / 1e6, own.idle_bytes / 1e6);

@@ -5,13 +5,11 @@ use std::process::Command;
 
 use serde::Deserialize;
 
+use crate::duty::Load;
 use crate::error::{Context, Failure, Result};
 use crate::material::Material;
 use crate::process::{LOAD_CORE, pinned};
-use crate::scenario::Scenario;
-
-/// Connections at once over HTTP/1.1, and streams at once over HTTP/2.
-pub(crate) const CONCURRENCY: u32 = 64;
+use crate::scenario::Tokens;
 
 /// Streams at once on each HTTP/2 connection.
 const STREAMS: u32 = 4;
@@ -32,29 +30,25 @@ pub(crate) struct Seen {
 }
 
 /// Loads `port` for `seconds`.
-pub(crate) fn load(scenario: Scenario, port: u16, seconds: u32, material: &Material, folder: &Path) -> Result<Seen> {
-    if scenario == Scenario::TlsH2 {
-        h2load(port, seconds, folder)
-    } else {
-        wrk(scenario, port, seconds, material, folder)
-    }
+pub(crate) fn load(load: Load, port: u16, seconds: u32, material: &Material, folder: &Path) -> Result<Seen> {
+    if load.http2 { h2load(load, port, seconds, folder) } else { wrk(load, port, seconds, material, folder) }
 }
 
-fn wrk(scenario: Scenario, port: u16, seconds: u32, material: &Material, folder: &Path) -> Result<Seen> {
-    let script = match scenario.token() {
-        Some(kind) if scenario.many_tokens() => {
+fn wrk(load: Load, port: u16, seconds: u32, material: &Material, folder: &Path) -> Result<Seen> {
+    let script = match load.tokens {
+        Some((kind, Tokens::NeverSeen)) => {
             MANY_TOKENS.replace("@tokens@", &material.tokens(kind).display().to_string())
         }
-        Some(kind) => ONE_REQUEST.replace("@token@", &material.token(kind)?),
+        Some((kind, Tokens::Repeated)) => ONE_REQUEST.replace("@token@", &material.token(kind)?),
         None => ONE_REQUEST.replace("@token@", ""),
     };
     let path = folder.join("wrk.lua");
     std::fs::write(&path, script).context(|| format!("cannot write {}", path.display()))?;
-    let scheme = if scenario.tls() { "https" } else { "http" };
+    let scheme = if load.tls { "https" } else { "http" };
     let mut command = pinned(LOAD_CORE, "wrk");
     command
         .args(["--threads", "1", "--timeout", "5s", "--header", "Host: bench.example"])
-        .args(["--connections", &CONCURRENCY.to_string()])
+        .args(["--connections", &load.connections.to_string()])
         .args(["--duration", &format!("{seconds}s")])
         .arg("--script")
         .arg(path)
@@ -62,13 +56,13 @@ fn wrk(scenario: Scenario, port: u16, seconds: u32, material: &Material, folder:
     read_wrk(&output(command, "wrk")?)
 }
 
-fn h2load(port: u16, seconds: u32, folder: &Path) -> Result<Seen> {
+fn h2load(load: Load, port: u16, seconds: u32, folder: &Path) -> Result<Seen> {
     let log = folder.join("h2load.log");
     let _ = std::fs::remove_file(&log);
     let mut command = pinned(LOAD_CORE, "h2load");
     command
         .args(["--threads", "1", "--connect-to", &format!("127.0.0.1:{port}")])
-        .args(["--clients", &(CONCURRENCY / STREAMS).to_string()])
+        .args(["--clients", &(load.connections / STREAMS).to_string()])
         .args(["--max-concurrent-streams", &STREAMS.to_string()])
         .args(["--duration", &seconds.to_string()])
         .arg("--log-file")

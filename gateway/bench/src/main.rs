@@ -1,8 +1,9 @@
 //! Load against peers and against ourselves.
 //!
 //! `sluice-bench run` gives the gateway and each of its peers the same job on the same machine and writes what came out as
-//! raw JSON; `sluice-bench show` turns such a file into tables with the ratios to the peers and to the budgets.
-//! `sluice-bench soak` and `sluice-bench memory` look at the gateway alone.
+//! raw JSON; `sluice-bench introspection` holds the gateway's own check of tokens against asking a service about them;
+//! `sluice-bench checks` takes that check alone, beside the crypto library's. `sluice-bench show` turns the files into tables
+//! with the ratios to the peers and to the budgets. `sluice-bench soak` and `sluice-bench memory` look at the gateway alone.
 //!
 //! The method, which is what makes the figures comparable:
 //! - A proxy has one worker and one core to itself. The load generator and the origin share another.
@@ -12,7 +13,10 @@
 //!   and stops it. Rounds are interleaved and their order turns, so that a slow minute hits all alike. Medians are shown.
 
 mod budgets;
+mod checks;
+mod duty;
 mod error;
+mod introspection;
 mod load;
 mod machine;
 mod material;
@@ -20,6 +24,7 @@ mod measure;
 mod memory;
 mod peer;
 mod process;
+mod reports;
 mod results;
 mod room;
 mod scenario;
@@ -29,13 +34,16 @@ mod tools;
 mod verify_cost;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use crate::error::{Failure, Result};
+use crate::introspection::IntrospectionArguments;
 use crate::peer::Peer;
+use crate::results::Made;
 use crate::room::Room;
 use crate::scenario::Scenario;
 
@@ -51,7 +59,21 @@ struct Arguments {
 enum Command {
     /// Measure, write the raw figures, and show them.
     Run(RunArguments),
-    /// Show a file of raw figures, the newest unless one is named.
+    /// Hold the gateway's check of tokens against introspection per request: by delay, connections and kind of tokens.
+    Introspection(IntrospectionArguments),
+    /// Measure what a check of a token costs beside the crypto library's, for each algorithm.
+    Checks {
+        /// How often each is measured.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// Tokens of each algorithm; fewer take less time.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(256..))]
+        tokens: Option<u32>,
+        /// Where the raw figures go, instead of a new file in gateway/bench/results.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Show a file of raw figures; the newest of each kind unless one is named.
     Show {
         /// The file.
         file: Option<PathBuf>,
@@ -120,20 +142,26 @@ fn act(command: Command) -> Result<()> {
             let room = Room::find()?;
             let _lock = room.lock()?;
             let report = measure::measure(&room, &arguments)?;
-            let file = match arguments.out {
-                Some(file) => file,
-                None => room.new_results("load", &report.began, &report.commit),
-            };
-            results::write_json(&file, &report)?;
-            print(&format!("{}raw figures: {}\n", show::tables(&report), file.display()));
-            Ok(())
+            keep(&room, "load", &report.made, &report, arguments.out.as_deref())
+        }
+        Command::Introspection(arguments) => {
+            let room = Room::find()?;
+            let _lock = room.lock()?;
+            let report = introspection::measure(&room, &arguments)?;
+            keep(&room, "introspection", &report.made, &report, arguments.out.as_deref())
+        }
+        Command::Checks { rounds, tokens, out } => {
+            let room = Room::find()?;
+            let _lock = room.lock()?;
+            let checks = checks::measure(&room, rounds, tokens)?;
+            keep(&room, "checks", &checks.made, &checks, out.as_deref())
         }
         Command::Show { file } => {
-            let file = match file {
-                Some(file) => file,
-                None => Room::find()?.newest_results()?,
+            let tables = match file {
+                Some(file) => reports::tables(&file)?,
+                None => reports::newest(&Room::find()?)?,
             };
-            print(&format!("{}raw figures: {}\n", show::tables(&results::Report::read(&file)?), file.display()));
+            print(&tables);
             Ok(())
         }
         Command::Soak { minutes, sluice } => {
@@ -172,6 +200,14 @@ fn act(command: Command) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Writes figures of a kind, to `out` or among the results, and shows them.
+fn keep(room: &Room, kind: &str, made: &Made, figures: &impl Serialize, out: Option<&Path>) -> Result<()> {
+    let file = out.map_or_else(|| room.new_results(kind, &made.began, &made.commit), Path::to_owned);
+    results::write_json(&file, figures)?;
+    print(&reports::tables(&file)?);
+    Ok(())
 }
 
 /// Prints to whoever still reads: a pager that was closed is no failure.

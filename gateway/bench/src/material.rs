@@ -6,6 +6,9 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
 use sluice_testkit::{Algorithm, Authority, SigningKey, TokenBuilder, authority, issuer};
 
 use crate::error::{Context, Failure, Result};
@@ -77,6 +80,19 @@ impl Material {
         first.ok_or_else(|| Failure::new(format_args!("{} is empty", path.display())))
     }
 
+    /// The first token of a kind with another letter in the middle of its signature.
+    pub(crate) fn forged(&self, kind: TokenKind) -> Result<String> {
+        Ok(forged(&self.token(kind)?))
+    }
+
+    /// The claims of the first token of a kind.
+    pub(crate) fn claims(&self, kind: TokenKind) -> Result<Map<String, Value>> {
+        let token = self.token(kind)?;
+        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap_or_default());
+        let claims = claims.context(|| "a token that is not base64".to_owned())?;
+        serde_json::from_slice(&claims).context(|| "a token without claims".to_owned())
+    }
+
     fn make_tokens(&self) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context(|| "cannot start a runtime".to_owned())?;
@@ -112,10 +128,29 @@ fn sign_many(token: &TokenBuilder) -> String {
     })
 }
 
+/// The token with another letter in the middle of its signature.
+fn forged(token: &str) -> String {
+    let (input, signature) = token.rsplit_once('.').unwrap_or((token, ""));
+    let (front, back) = signature.split_at(signature.len() / 2);
+    let (letter, rest) = back.split_at(back.len().min(1));
+    format!("{input}.{front}{}{rest}", if letter == "A" { "B" } else { "A" })
+}
+
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).context(|| format!("cannot read {}", path.display()))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::forged;
+
+    #[test]
+    fn a_forged_token_differs_in_one_letter_of_its_signature() {
+        assert_eq!(forged("a.b.cccc"), "a.b.ccAc");
+        assert_eq!(forged("a.b.ccAc"), "a.b.ccBc");
+    }
 }

@@ -7,13 +7,13 @@ use sluice_testkit::{Client, client};
 use tokio::runtime::Runtime;
 
 use crate::RunArguments;
+use crate::duty::{Duty, Load};
 use crate::error::{Context, Failure, Result};
 use crate::load::load;
-use crate::machine::{self, Machine};
 use crate::material::Material;
 use crate::peer::{Peer, Stage, start_origin};
 use crate::process::free_port;
-use crate::results::{Report, Run};
+use crate::results::{Figures, Made, Report, Run};
 use crate::room::Room;
 use crate::scenario::Scenario;
 use crate::{tools, verify_cost};
@@ -39,16 +39,13 @@ pub(crate) fn measure(room: &Room, arguments: &RunArguments) -> Result<Report> {
     let runtime = runtime.context(|| "cannot start a runtime".to_owned())?;
 
     let mut report = Report {
-        began: machine::now(),
-        commit: machine::commit(room),
-        machine: Machine::here(),
-        command: command(arguments),
+        made: Made::now(room, command(arguments)),
         versions: peers.iter().map(|peer| (*peer, peer.version(room, &sluice))).collect(),
         verify_cost: verify_cost::measure_pinned(material.folder())?,
         runs: Vec::new(),
     };
     let origin = free_port()?;
-    let _origin = start_origin(room, &material, origin)?;
+    let _origin = start_origin(room, &material, origin, &[])?;
     for scenario in scenarios {
         let able: Vec<Peer> = peers.iter().copied().filter(|peer| peer.does(*scenario)).collect();
         for round in 0..arguments.rounds {
@@ -56,48 +53,58 @@ pub(crate) fn measure(room: &Room, arguments: &RunArguments) -> Result<Report> {
             let turn = able.iter().cycle().skip(round as usize).take(able.len());
             for peer in turn {
                 let stage = Stage { room, material: &material, sluice: &sluice, port: free_port()?, origin };
-                let job = Job { scenario: *scenario, peer: *peer, round, seconds: arguments.seconds };
-                let run = one(&job, &stage, &runtime)?;
+                let job = Job {
+                    name: scenario.name(),
+                    peer: *peer,
+                    duty: Duty::Scenario(*scenario),
+                    load: scenario.load(),
+                    warm_up: WARM_UP,
+                    seconds: arguments.seconds,
+                };
+                let figures = one(&job, &stage, &runtime)?;
                 println!(
                     "{:<18} {:<13} round {}: {:>8.0} requests/s, {:>6.1} µs CPU each{}",
                     scenario.name(),
                     peer.name(),
                     round + 1,
-                    run.requests_per_second,
-                    run.cpu_us,
-                    if run.failed > 0 { format!(", {} FAILED", run.failed) } else { String::new() }
+                    figures.requests_per_second,
+                    figures.cpu_us,
+                    figures.failures()
                 );
-                report.runs.push(run);
+                report.runs.push(Run { scenario: *scenario, peer: *peer, round, figures });
             }
         }
     }
     Ok(report)
 }
 
-struct Job {
-    scenario: Scenario,
-    peer: Peer,
-    round: u32,
-    seconds: u32,
+/// One measurement of one proxy.
+pub(crate) struct Job<'a> {
+    /// What messages call it.
+    pub(crate) name: &'a str,
+    pub(crate) peer: Peer,
+    pub(crate) duty: Duty,
+    pub(crate) load: Load,
+    /// Load before figures count, and while they do, in seconds.
+    pub(crate) warm_up: u32,
+    pub(crate) seconds: u32,
 }
 
-fn one(job: &Job, stage: &Stage<'_>, runtime: &Runtime) -> Result<Run> {
-    let (scenario, folder) = (job.scenario, stage.room.scratch());
-    let process = job.peer.start(scenario, stage)?;
-    let checked = runtime.block_on(check(scenario, stage));
+/// Starts the proxy, shows that it does its job, warms it up, measures it and stops it.
+pub(crate) fn one(job: &Job<'_>, stage: &Stage<'_>, runtime: &Runtime) -> Result<Figures> {
+    let folder = stage.room.scratch();
+    let process = job.peer.start(job.duty, stage)?;
+    let checked = runtime.block_on(check(job, stage));
     checked.map_err(|fault| {
-        Failure::new(format_args!("{} does not do {}: {fault}\n{}", job.peer.name(), scenario.name(), process.said()))
+        Failure::new(format_args!("{} does not do {}: {fault}\n{}", job.peer.name(), job.name, process.said()))
     })?;
     let idle_bytes = process.resident()?;
-    let drive = |seconds: u32| load(scenario, stage.port, seconds, stage.material, &folder);
-    drive(WARM_UP)?;
+    let drive = |seconds: u32| load(job.load, stage.port, seconds, stage.material, &folder);
+    drive(job.warm_up)?;
     let before = process.cpu_time()?;
     let seen = drive(job.seconds)?;
     let used = process.cpu_time()?.saturating_sub(before);
-    Ok(Run {
-        scenario,
-        peer: job.peer,
-        round: job.round,
+    Ok(Figures {
         requests: seen.requests,
         seconds: seen.seconds,
         requests_per_second: seen.requests as f64 / seen.seconds,
@@ -111,16 +118,17 @@ fn one(job: &Job, stage: &Stage<'_>, runtime: &Runtime) -> Result<Run> {
 }
 
 /// Shows that the proxy does the job, so that nobody is measured who answers without doing it.
-async fn check(scenario: Scenario, stage: &Stage<'_>) -> Result<()> {
-    let scheme = if scenario.tls() { "https" } else { "http" };
+async fn check(job: &Job<'_>, stage: &Stage<'_>) -> Result<()> {
+    let scheme = if job.load.tls { "https" } else { "http" };
     let url = format!("{scheme}://bench.example/");
     let address = ([127, 0, 0, 1], stage.port).into();
     let mut client = client().trusting(stage.material.authority()).to(address);
-    if scenario == Scenario::TlsH2 {
+    if job.load.http2 {
         client = client.http2();
     }
-    let token = scenario.token().map(|kind| stage.material.token(kind)).transpose()?;
-    let good = token.as_deref().map(|token| ("authorization", format!("Bearer {token}")));
+    let bearer = |token: String| ("authorization", format!("Bearer {token}"));
+    let kind = job.load.tokens.map(|(kind, _)| kind);
+    let good = kind.map(|kind| stage.material.token(kind)).transpose()?.map(bearer);
     let begun = Instant::now();
     loop {
         match ask(&client, &url, good.as_ref()).await {
@@ -133,12 +141,12 @@ async fn check(scenario: Scenario, stage: &Stage<'_>) -> Result<()> {
         }
     }
     let mut refusals = Vec::new();
-    if let Some(token) = &token {
+    if let Some(kind) = kind {
         refusals.push(Refusal { what: "no token", header: None, status: 401 });
-        let header = Some(("authorization", format!("Bearer {}", forged(token))));
+        let header = Some(bearer(stage.material.forged(kind)?));
         refusals.push(Refusal { what: "a forged token", header, status: 401 });
     }
-    if scenario == Scenario::Plugin {
+    if job.duty == Duty::Scenario(Scenario::Plugin) {
         let header = Some(("x-blocked", "yes".to_owned()));
         refusals.push(Refusal { what: "a blocked request", header, status: 403 });
     }
@@ -168,34 +176,17 @@ async fn ask(client: &Client, url: &str, header: Option<&(&str, String)>) -> Res
     Ok((answer.status.as_u16(), answer.body.len()))
 }
 
-/// The token with another letter in the middle of its signature.
-fn forged(token: &str) -> String {
-    let (input, signature) = token.rsplit_once('.').unwrap_or((token, ""));
-    let (front, back) = signature.split_at(signature.len() / 2);
-    let (letter, rest) = back.split_at(back.len().min(1));
-    format!("{input}.{front}{}{rest}", if letter == "A" { "B" } else { "A" })
-}
-
 /// The command line that asks for the same again.
 fn command(arguments: &RunArguments) -> String {
     let mut words = vec!["cargo run -p sluice-bench -- run".to_owned()];
     words.extend(arguments.scenarios.iter().map(|scenario| format!("--scenario {}", scenario.name())));
     words.extend(arguments.peers.iter().map(|peer| format!("--peer {}", peer.name())));
     words.push(format!("--rounds {} --seconds {}", arguments.rounds, arguments.seconds));
-    let file_name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    if let Some(name) = arguments.sluice.as_deref().and_then(file_name) {
-        words.push(format!("--sluice …/{name}"));
-    }
+    words.extend(named_binary(arguments.sluice.as_deref()));
     words.join(" ")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::forged;
-
-    #[test]
-    fn a_forged_token_differs_in_one_letter_of_its_signature() {
-        assert_eq!(forged("a.b.cccc"), "a.b.ccAc");
-        assert_eq!(forged("a.b.ccAc"), "a.b.ccBc");
-    }
+/// How a command line names another binary than the release build; whose folder is of no interest elsewhere.
+pub(crate) fn named_binary(sluice: Option<&Path>) -> Option<String> {
+    Some(format!("--sluice …/{}", sluice?.file_name()?.to_string_lossy()))
 }

@@ -5,7 +5,9 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::duty::{Duty, Introspect};
 use crate::error::{Context, Result};
 use crate::material::{ISSUER, Material};
 use crate::process::{PROXY_CORE, Process, pinned};
@@ -64,10 +66,9 @@ impl Peer {
     /// Whether it can do a scenario's job as Debian or its makers ship it.
     pub(crate) fn does(self, scenario: Scenario) -> bool {
         match self {
-            Self::Envoy => true,
-            Self::Sluice | Self::Haproxy => scenario.introspection().is_none(),
-            Self::EnvoyCached => scenario.token().is_some() && scenario.introspection().is_none(),
-            Self::Nginx => scenario.token().is_none() || scenario.introspection().is_some(),
+            Self::Envoy | Self::Sluice | Self::Haproxy => true,
+            Self::EnvoyCached => scenario.token().is_some(),
+            Self::Nginx => scenario.token().is_none(),
             Self::Pingora => scenario.token().is_none() && scenario != Scenario::Plugin,
         }
     }
@@ -91,29 +92,34 @@ impl Peer {
     }
 
     /// Writes its configuration, starts it on its core, and waits until it listens.
-    pub(crate) fn start(self, scenario: Scenario, stage: &Stage<'_>) -> Result<Process> {
+    pub(crate) fn start(self, duty: Duty, stage: &Stage<'_>) -> Result<Process> {
         let folder = stage.room.scratch();
         let command = match self {
-            Self::Sluice => sluice(scenario, stage, &folder)?,
-            Self::Pingora => bare_pingora(scenario, stage),
-            Self::Envoy => envoy(scenario, stage, &folder, "")?,
-            Self::EnvoyCached => envoy(scenario, stage, &folder, ENVOY_CACHE)?,
-            Self::Haproxy => haproxy(scenario, stage, &folder)?,
-            Self::Nginx => nginx(scenario, stage, &folder)?,
+            Self::Sluice => sluice(duty, stage, &folder)?,
+            Self::Pingora => bare_pingora(duty, stage),
+            Self::Envoy => envoy(duty, stage, &folder, "")?,
+            Self::EnvoyCached => envoy(duty, stage, &folder, ENVOY_CACHE)?,
+            Self::Haproxy => haproxy(duty, stage, &folder)?,
+            Self::Nginx => nginx(duty, stage, &folder)?,
         };
         Process::start(self.name(), command, &folder, stage.port)
     }
 }
 
-/// The origin that stands behind every proxy, and the introspection service, on the core that is not theirs.
-pub(crate) fn start_origin(room: &Room, material: &Material, port: u16) -> Result<Process> {
+/// The origin that stands behind every proxy, and an introspection service for each of `delays_ms`, on the core that is
+/// not theirs.
+pub(crate) fn start_origin(room: &Room, material: &Material, port: u16, delays_ms: &[u32]) -> Result<Process> {
     let folder = room.scratch();
     let text = include_str!("../peers/origin-nginx.conf");
+    let mut claims = material.claims(TokenKind::Rs256)?;
+    claims.insert("active".to_owned(), true.into());
     let values = [
+        ("services", delays_ms.iter().copied().map(introspection_service).collect()),
         ("origin", port.to_string()),
         ("dir", show(&folder)),
         ("body", "x".repeat(1024)),
-        ("token", material.token(TokenKind::Rs256)?),
+        ("forged", material.forged(TokenKind::Rs256)?),
+        ("active", Value::Object(claims).to_string()),
     ];
     let config = write(&folder, "origin.conf", &fill(text, &values))?;
     let mut command = pinned(crate::process::LOAD_CORE, "nginx");
@@ -121,18 +127,44 @@ pub(crate) fn start_origin(room: &Room, material: &Material, port: u16) -> Resul
     Process::start("origin", command, &folder, port)
 }
 
-fn sluice(scenario: Scenario, stage: &Stage<'_>, folder: &Path) -> Result<Command> {
+/// The service that takes so long.
+fn introspection_service(delay_ms: u32) -> String {
+    let sleep = if delay_ms == 0 { String::new() } else { format!("echo_sleep {:.3};", f64::from(delay_ms) / 1e3) };
+    let values = [("delay", delay_ms.to_string()), ("sleep", sleep)];
+    fill(include_str!("../peers/origin-introspection.conf"), &values)
+}
+
+/// Where the service that takes so long judges the token of the request itself, by status.
+fn status_path(asked: Introspect) -> (&'static str, String) {
+    ("path", format!("/introspect-{}ms", asked.delay_ms))
+}
+
+fn sluice(duty: Duty, stage: &Stage<'_>, folder: &Path) -> Result<Command> {
+    const AUTH: &str = "auth: { issuer: corp, scopes: { all: [\"orders:read\"] } }";
     let mut values = common(stage);
     let (mut tls, mut issuers, mut plugins, mut route) = ("", String::new(), String::new(), "");
-    if scenario.token().is_some() {
-        issuers = fill(include_str!("../peers/sluice-jwt.yaml"), &values);
-        route = "auth: { issuer: corp, scopes: { all: [\"orders:read\"] } }";
-    } else if scenario == Scenario::Plugin {
-        values.push(("component", show(&stage.room.component())));
-        plugins = fill(include_str!("../peers/sluice-plugin.yaml"), &values);
-        route = "plugins: [add-region]";
-    } else if scenario.tls() {
-        tls = "tls: { certificates: [{ cert: \"@dir@/edge.crt\", key: \"@dir@/edge.key\" }] }\n    http2: true";
+    match duty {
+        Duty::Introspect(asked) => {
+            let secret = write(folder, "client.secret", "bench")?;
+            let cache = if asked.cached { "{}" } else { "{ positive: 0s, negative: 0s, size: 0B }" };
+            values.extend([("secret", show(&secret)), ("cache", cache.to_owned())]);
+            values.push(("delay", asked.delay_ms.to_string()));
+            issuers = fill(include_str!("../peers/sluice-introspect.yaml"), &values);
+            route = AUTH;
+        }
+        Duty::Scenario(scenario) if scenario.token().is_some() => {
+            issuers = fill(include_str!("../peers/sluice-jwt.yaml"), &values);
+            route = AUTH;
+        }
+        Duty::Scenario(Scenario::Plugin) => {
+            values.push(("component", show(&stage.room.component())));
+            plugins = fill(include_str!("../peers/sluice-plugin.yaml"), &values);
+            route = "plugins: [add-region]";
+        }
+        Duty::Scenario(scenario) if scenario.tls() => {
+            tls = "tls: { certificates: [{ cert: \"@dir@/edge.crt\", key: \"@dir@/edge.key\" }] }\n    http2: true";
+        }
+        Duty::Scenario(_) => {}
     }
     let tls = fill(tls, &values);
     values.extend([("tls", tls), ("issuers", issuers), ("plugins", plugins), ("route", route.to_owned())]);
@@ -142,29 +174,33 @@ fn sluice(scenario: Scenario, stage: &Stage<'_>, folder: &Path) -> Result<Comman
     Ok(command)
 }
 
-fn bare_pingora(scenario: Scenario, stage: &Stage<'_>) -> Command {
+fn bare_pingora(duty: Duty, stage: &Stage<'_>) -> Command {
     let mut command = pinned(PROXY_CORE, stage.room.bare_pingora());
     command.arg(format!("127.0.0.1:{}", stage.port)).arg(format!("127.0.0.1:{}", stage.origin));
-    if scenario.tls() {
+    if duty.scenario().is_some_and(Scenario::tls) {
         let folder = stage.material.folder();
         command.arg(folder.join("edge.crt")).arg(folder.join("edge.key"));
     }
     command
 }
 
-fn envoy(scenario: Scenario, stage: &Stage<'_>, folder: &Path, cache: &str) -> Result<Command> {
+fn envoy(duty: Duty, stage: &Stage<'_>, folder: &Path, cache: &str) -> Result<Command> {
     let mut values = common(stage);
     let (mut filters, mut transport) = (String::new(), String::new());
-    if let Some(path) = scenario.introspection() {
-        values.push(("path", path.to_owned()));
-        filters = fill(include_str!("../peers/envoy-introspect.yaml"), &values);
-    } else if scenario.token().is_some() {
-        values.extend([("jwks", stage.material.jwks()?), ("cache", cache.to_owned())]);
-        filters = fill(include_str!("../peers/envoy-jwt.yaml"), &values);
-    } else if scenario == Scenario::Plugin {
-        filters = include_str!("../peers/envoy-plugin.yaml").to_owned();
-    } else if scenario.tls() {
-        transport = fill(include_str!("../peers/envoy-tls.yaml"), &values);
+    match duty {
+        Duty::Introspect(asked) => {
+            values.push(status_path(asked));
+            filters = fill(include_str!("../peers/envoy-introspect.yaml"), &values);
+        }
+        Duty::Scenario(scenario) if scenario.token().is_some() => {
+            values.extend([("jwks", stage.material.jwks()?), ("cache", cache.to_owned())]);
+            filters = fill(include_str!("../peers/envoy-jwt.yaml"), &values);
+        }
+        Duty::Scenario(Scenario::Plugin) => filters = include_str!("../peers/envoy-plugin.yaml").to_owned(),
+        Duty::Scenario(scenario) if scenario.tls() => {
+            transport = fill(include_str!("../peers/envoy-tls.yaml"), &values);
+        }
+        Duty::Scenario(_) => {}
     }
     values.extend([("filters", filters), ("transport", transport)]);
     let config = write(folder, "envoy.yaml", &fill(include_str!("../peers/envoy.yaml"), &values))?;
@@ -173,13 +209,14 @@ fn envoy(scenario: Scenario, stage: &Stage<'_>, folder: &Path, cache: &str) -> R
     Ok(command)
 }
 
-fn haproxy(scenario: Scenario, stage: &Stage<'_>, folder: &Path) -> Result<Command> {
+fn haproxy(duty: Duty, stage: &Stage<'_>, folder: &Path) -> Result<Command> {
     let mut values = common(stage);
     let (mut global, mut bind, mut rules) = (String::new(), String::new(), String::new());
-    if let Some(kind) = scenario.token() {
+    let scenario = duty.scenario();
+    if let Some(kind) = scenario.and_then(Scenario::token) {
         values.extend([("algorithm", kind.algorithm().to_owned()), ("key", kind.stem().to_owned())]);
         rules = fill(include_str!("../peers/haproxy-jwt.cfg"), &values);
-    } else if scenario == Scenario::Plugin {
+    } else if scenario == Some(Scenario::Plugin) {
         let script = write(folder, "haproxy-plugin.lua", include_str!("../peers/haproxy-plugin.lua"))?;
         global = format!("lua-load {}", show(&script));
         rules = concat!(
@@ -188,7 +225,7 @@ fn haproxy(scenario: Scenario, stage: &Stage<'_>, folder: &Path) -> Result<Comma
             "    http-response lua.add_region_out"
         )
         .to_owned();
-    } else if scenario.tls() {
+    } else if scenario.is_some_and(Scenario::tls) {
         global = "ssl-default-bind-options ssl-min-ver TLSv1.3".to_owned();
         bind = fill("ssl crt @dir@/edge.pem alpn h2,http/1.1", &values);
     }
@@ -199,20 +236,25 @@ fn haproxy(scenario: Scenario, stage: &Stage<'_>, folder: &Path) -> Result<Comma
     Ok(command)
 }
 
-fn nginx(scenario: Scenario, stage: &Stage<'_>, folder: &Path) -> Result<Command> {
+fn nginx(duty: Duty, stage: &Stage<'_>, folder: &Path) -> Result<Command> {
     let mut values = vec![("port", stage.port.to_string()), ("origin", stage.origin.to_string())];
     let (mut modules, mut listen, mut tls) = ("", "", String::new());
     let (mut access, mut service) = ("", String::new());
-    if let Some(path) = scenario.introspection() {
-        values.push(("path", path.to_owned()));
-        access = "auth_request /_introspect;";
-        service = fill(include_str!("../peers/nginx-introspect.conf"), &values);
-    } else if scenario == Scenario::Plugin {
-        modules = include_str!("../peers/nginx-modules.conf");
-        access = include_str!("../peers/nginx-plugin.conf");
-    } else if scenario.tls() {
-        listen = "ssl http2";
-        tls = fill(include_str!("../peers/nginx-tls.conf"), &common(stage));
+    match duty {
+        Duty::Introspect(asked) => {
+            values.push(status_path(asked));
+            access = "auth_request /_introspect;";
+            service = fill(include_str!("../peers/nginx-introspect.conf"), &values);
+        }
+        Duty::Scenario(Scenario::Plugin) => {
+            modules = include_str!("../peers/nginx-modules.conf");
+            access = include_str!("../peers/nginx-plugin.conf");
+        }
+        Duty::Scenario(scenario) if scenario.tls() => {
+            listen = "ssl http2";
+            tls = fill(include_str!("../peers/nginx-tls.conf"), &common(stage));
+        }
+        Duty::Scenario(_) => {}
     }
     values.extend([("modules", modules.to_owned()), ("listen", listen.to_owned()), ("tls", tls)]);
     values.extend([("access", access.to_owned()), ("service", service), ("dir", show(folder))]);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use crate::error::{Context, Failure, Result};
 
@@ -36,6 +36,14 @@ pub(crate) fn pinned(core: u32, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("taskset");
     command.arg("-c").arg(core.to_string()).arg(program);
     command
+}
+
+/// Lets this process and those that it starts open as many files as the machine lets them: hundreds of connections, each
+/// with one to the origin and one to an introspection service, are more than many shells allow.
+pub(crate) fn allow_many_files() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .context(|| "cannot raise the limit of open files".to_owned())
 }
 
 /// A loopback port that was free a moment ago.

@@ -80,16 +80,15 @@ impl Room {
         self.results().join(format!("{kind}-{}-{commit}.json", began.replace(':', "")))
     }
 
-    /// The newest report of a load.
-    pub(crate) fn newest_results(&self) -> Result<PathBuf> {
+    /// The newest figures of a kind, if there are any.
+    pub(crate) fn newest_results(&self, kind: &str) -> Result<Option<PathBuf>> {
         let folder = self.results();
         let entries = std::fs::read_dir(&folder).context(|| format!("cannot read {}", folder.display()))?;
         let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        let is_report = |path: &PathBuf| {
+        let is_of_kind = |path: &PathBuf| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            name.starts_with("load-") && name.ends_with(".json")
+            name.strip_prefix(kind).is_some_and(|rest| rest.starts_with('-')) && name.ends_with(".json")
         };
-        let newest = files.filter(is_report).max();
-        newest.ok_or_else(|| Failure::new("there are no results yet; make some with `sluice-bench run`"))
+        Ok(files.filter(is_of_kind).max())
     }
 }

@@ -23,11 +23,16 @@ pub(crate) enum Scenario {
     TlsH1,
     /// TLS 1.3 toward the client, HTTP/2.
     TlsH2,
-    /// Ask an introspection service about the token of every request; it answers at once. What the gateway has against
-    /// it is `rs256-many`: its own check, of tokens it has never seen.
-    IntrospectInstant,
-    /// The same with a service that takes 10 ms, which is quick for one.
-    IntrospectSlow,
+}
+
+/// Which tokens requests carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Tokens {
+    /// Each another one: more than any cache holds, in turn.
+    NeverSeen,
+    /// All the same.
+    Repeated,
 }
 
 /// How a token's signature is made in a scenario that verifies tokens.
@@ -47,8 +52,6 @@ impl Scenario {
         Self::Plugin,
         Self::TlsH1,
         Self::TlsH2,
-        Self::IntrospectInstant,
-        Self::IntrospectSlow,
     ];
 
     /// The name on the command line and in results.
@@ -62,8 +65,6 @@ impl Scenario {
             Self::Plugin => "plugin",
             Self::TlsH1 => "tls-h1",
             Self::TlsH2 => "tls-h2",
-            Self::IntrospectInstant => "introspect-instant",
-            Self::IntrospectSlow => "introspect-slow",
         }
     }
 
@@ -78,39 +79,36 @@ impl Scenario {
             Self::Plugin => "plugin that reads a header and sets one, then sets one in the answer",
             Self::TlsH1 => "TLS 1.3, HTTP/1.1",
             Self::TlsH2 => "TLS 1.3, HTTP/2 (16 connections of 4 streams)",
-            Self::IntrospectInstant => "token introspected per request, instant answer; sluice checks it inline",
-            Self::IntrospectSlow => "token introspected per request, answer after 10 ms; sluice checks it inline",
         }
     }
 
-    pub(crate) fn token(self) -> Option<TokenKind> {
+    /// What tokens its requests carry, and which of them.
+    pub(crate) fn tokens(self) -> Option<(TokenKind, Tokens)> {
         match self {
-            Self::Rs256One | Self::Rs256Many | Self::IntrospectInstant | Self::IntrospectSlow => Some(TokenKind::Rs256),
-            Self::Es256One | Self::Es256Many => Some(TokenKind::Es256),
+            Self::Rs256One => Some((TokenKind::Rs256, Tokens::Repeated)),
+            Self::Rs256Many => Some((TokenKind::Rs256, Tokens::NeverSeen)),
+            Self::Es256One => Some((TokenKind::Es256, Tokens::Repeated)),
+            Self::Es256Many => Some((TokenKind::Es256, Tokens::NeverSeen)),
             Self::Plain | Self::Plugin | Self::TlsH1 | Self::TlsH2 => None,
         }
     }
 
-    pub(crate) fn many_tokens(self) -> bool {
-        matches!(self, Self::Rs256Many | Self::Es256Many)
-    }
-
-    /// The path of the introspection service, in scenarios that have one.
-    pub(crate) fn introspection(self) -> Option<&'static str> {
-        match self {
-            Self::IntrospectInstant => Some("/introspect-instant"),
-            Self::IntrospectSlow => Some("/introspect-slow"),
-            _ => None,
-        }
-    }
-
-    /// The scenario in which the gateway does what its peers do in this one.
-    pub(crate) fn own(self) -> Self {
-        if self.introspection().is_some() { Self::Rs256Many } else { self }
+    pub(crate) fn token(self) -> Option<TokenKind> {
+        self.tokens().map(|(kind, _)| kind)
     }
 
     pub(crate) fn tls(self) -> bool {
         matches!(self, Self::TlsH1 | Self::TlsH2)
+    }
+}
+
+impl Tokens {
+    /// The name on the command line and in results.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::NeverSeen => "never-seen",
+            Self::Repeated => "repeated",
+        }
     }
 }
 
