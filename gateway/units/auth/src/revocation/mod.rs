@@ -13,11 +13,13 @@
 //! Fail closed: with a store that was not read, and with `required` feeds that were never heard, nobody knows what is
 //! revoked; tokens are then answered 503.
 //!
-//! In reading order: what may be configured ([`config`]), `record`, `list`, `store`, what ties them together (here), what
-//! feeds it (`feed`), what operators see and order (`door`), what is counted (`metrics`).
+//! In reading order: what may be configured ([`config`]), `record`, `list` with its `shard`s and their `index`, `store`, what
+//! ties them together (here), what feeds it (`feed`), what operators see and order (`door`), what is counted (`metrics`).
 
 pub(crate) mod config;
 mod record;
+mod index;
+mod shard;
 mod list;
 mod store;
 mod feed;
