@@ -6,7 +6,7 @@
 //! The way in reading order: what may be configured ([`config`]) and the algorithms there are; how a token is found
 //! (`bearer`) and read (`base64url`, `strict_json` by `scan`, `jws`), and what its `claims` must say; the issuer's keys, as
 //! published (`jwk`), found (`discovery`), fetched (`fetch`, `freshness`), held (`keyring`, `issuer`) and kept (`disk`); the
-//! `cache` of tokens already verified; what a route asks (`policy`, of
+//! `cache` of tokens already verified, which is made of `shards` like every cache here; what a route asks (`policy`, of
 //! `scopes`, `predicates` by `pointer`, and `step_up`), what was taken back (`revocation`), whether a token's holder presents
 //! it (`binding`, `dpop`), and the one place that decides (`verify`), with the `proof` it gives; what a refused client is told
 //! (`challenge`) and what the operator is (`metrics`, `refusals`); what the upstream is told in the gateway's own name
@@ -57,6 +57,7 @@ mod revocation;
 mod scan;
 mod scopes;
 mod secret;
+mod shards;
 mod step_up;
 mod strict_json;
 mod task;
