@@ -4,7 +4,9 @@
 //! dropped at its deadline. Redirects are refused, since whoever answers one would choose the keys; so is every status
 //! but 200. Time and size are bounded whatever the other side does.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +20,8 @@ use hyper::service::Service as _;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -102,7 +106,7 @@ impl Source {
             Self::Discovered(discovery) => {
                 (discovery.timeout(), tokio::time::timeout(discovery.timeout(), discovery.read(now)).await)
             }
-            // A file may be a pipe, or lie on a network that is down.
+            // A file may lie on a network that is down.
             Self::File(source) => (source.timeout, tokio::time::timeout(source.timeout, source.read()).await),
             Self::Inline => return std::future::pending().await,
         };
@@ -263,6 +267,8 @@ pub(crate) struct FileSource {
     path: PathBuf,
     timeout: Duration,
     max_size: usize,
+    /// Held while it is read, however long its reader waits for that.
+    reading: Arc<Mutex<()>>,
 }
 
 /// What changes when a file does, be it written over or replaced.
@@ -275,16 +281,22 @@ pub(crate) struct FileStamp {
 
 impl FileSource {
     pub(crate) fn new(path: PathBuf, timeout: Duration, max_size: usize) -> Self {
-        Self { path, timeout, max_size }
+        Self { path, timeout, max_size, reading: Arc::default() }
     }
 
     async fn read(&self) -> Result<Fetched, FetchFault> {
-        use tokio::io::AsyncReadExt as _;
         let fault = |cause| FetchFault::File { path: self.path.display().to_string(), cause };
-        let file = tokio::fs::File::open(&self.path).await.map_err(fault)?;
-        let mut document = Vec::new();
+        let (path, reading) = (self.path.clone(), Arc::clone(&self.reading));
         // One byte more than allowed tells a file that fits from one that does not.
-        file.take(self.max_size as u64 + 1).read_to_end(&mut document).await.map_err(fault)?;
+        let most = self.max_size as u64 + 1;
+        let work = tokio::task::spawn_blocking(move || {
+            // One that hangs must not gather others behind it.
+            let _reading = reading.try_lock().ok_or_else(|| io::Error::other("it is still being read"))?;
+            let mut document = Vec::new();
+            open_file(&path)?.take(most).read_to_end(&mut document)?;
+            Ok(document)
+        });
+        let document = work.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(fault)?;
         if document.len() > self.max_size {
             return Err(FetchFault::TooLarge(self.max_size));
         }
@@ -297,6 +309,16 @@ impl FileSource {
         let metadata = tokio::fs::metadata(&self.path).await.ok()?;
         Some(FileStamp { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() })
     }
+}
+
+/// Opens a file to be read. What is no file is refused at once: a pipe that nobody writes to would hold its reader for ever,
+/// at its opening already.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    Ok(file)
 }
 
 /// The roots in a PEM file. The error says what is wrong.
@@ -335,4 +357,32 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::await_holding_lock, reason = "tests")]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pipe_that_nobody_writes_to_holds_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("jwks.json");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let source = FileSource::new(pipe, Duration::from_secs(5), 1024);
+        let read = tokio::time::timeout(Duration::from_secs(5), source.read()).await.unwrap();
+        assert!(read.unwrap_err().to_string().contains("not a regular file"));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_still_being_read_is_not_read_twice_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwks.json");
+        std::fs::write(&path, "{}").unwrap();
+        let source = FileSource::new(path, Duration::from_secs(5), 1024);
+        let hangs = source.reading.lock();
+        assert!(source.read().await.unwrap_err().to_string().contains("still being read"));
+        drop(hangs);
+        assert_eq!(source.read().await.unwrap().document, "{}");
+    }
 }

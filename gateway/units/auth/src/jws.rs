@@ -11,7 +11,7 @@ use crate::algorithm::Algorithm;
 use crate::base64url;
 use crate::error::{Part, TokenFault};
 use crate::scan::{self, Item};
-use crate::strict_json::BadJson;
+use crate::strict_json;
 
 /// The longest signature taken: RSA with 8192 bits.
 pub(crate) const MAX_SIGNATURE: usize = 1024;
@@ -77,8 +77,7 @@ impl<'h> Header<'h> {
         let mut critical = None;
         let mut count = 0;
         let bad = |bad| TokenFault::Json(Part::Header, bad);
-        let json = str::from_utf8(json).map_err(|error| bad(BadJson::at("not UTF-8", error.valid_up_to())))?;
-        scan::members(json, |name, item| {
+        scan::members(strict_json::text(json).map_err(bad)?, |name, item| {
             match (&*name.content, item) {
                 ("alg", Item::Text(text)) => alg = Some(text.content),
                 ("kid", Item::Text(text)) => kid = Some(text.content),

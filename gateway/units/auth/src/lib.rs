@@ -4,15 +4,15 @@
 //! nothing else can make, or a refusal that says to the client what RFC 6750 says, and to the operator why.
 //!
 //! The way in reading order: what may be configured ([`config`]) and the algorithms there are; how a token is found
-//! (`bearer`) and read (`base64url`, `scan`, `jws`), and what its `claims` must say; the issuer's keys, as published (`jwk`,
-//! `strict_json`), found (`discovery`), fetched (`fetch`, `freshness`), held (`keyring`, `issuer`) and kept (`disk`); the
-//! `cache` of tokens already verified; what a route asks (`policy`, of `scopes`, `predicates` by `pointer`, and `step_up`),
-//! what was taken back (`revocation`), whether a token's holder presents it (`binding`, `dpop`), and the one place that
-//! decides (`verify`), with the `proof` it gives; what a refused client is told (`challenge`) and what the operator is
-//! (`metrics`, `refusals`); what the upstream is told in the gateway's own name (`issue`); and the unit's outside:
-//! [`Unit`], [`Handle`], [`AuthTask`]. Apart from that way stand the two deciders that ask another service (`remote`, over
-//! the `client`): the issuer's own endpoint for opaque tokens (`introspection`), and whatever service an operator has that
-//! authorises requests (`forward_auth`).
+//! (`bearer`) and read (`base64url`, `strict_json` by `scan`, `jws`), and what its `claims` must say; the issuer's keys, as
+//! published (`jwk`), found (`discovery`), fetched (`fetch`, `freshness`), held (`keyring`, `issuer`) and kept (`disk`); the
+//! `cache` of tokens already verified, which is made of `shards` like every cache here; what a route asks (`policy`, of
+//! `scopes`, `predicates` by `pointer`, and `step_up`), what was taken back (`revocation`), whether a token's holder presents
+//! it (`binding`, `dpop`), and the one place that decides (`verify`), with the `proof` it gives; what a refused client is told
+//! (`challenge`) and what the operator is (`metrics`, `refusals`); what the upstream is told in the gateway's own name
+//! (`issue`); and the unit's outside: [`Unit`], [`Handle`], [`AuthTask`]. Apart from that way stand the two deciders that ask
+//! another service (`remote`, over the `client`): the issuer's own endpoint for opaque tokens (`introspection`), and whatever
+//! service an operator has that authorises requests (`forward_auth`).
 //!
 //! What is absent on purpose: symmetric algorithms and `none`, keys that an access token brings along (a DPoP proof brings
 //! its own, which is good for nothing but what the token names), a lock that all requests share, and any call to an issuer
@@ -43,7 +43,9 @@ mod issuer;
 mod jwk;
 mod jws;
 mod keyring;
+mod marks;
 mod metrics;
+mod naive_json;
 mod pointer;
 mod policy;
 mod predicates;
@@ -55,6 +57,7 @@ mod revocation;
 mod scan;
 mod scopes;
 mod secret;
+mod shards;
 mod step_up;
 mod strict_json;
 mod task;

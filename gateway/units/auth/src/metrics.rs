@@ -8,7 +8,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::dpop::proof::ProofFault;
@@ -47,6 +47,29 @@ pub(crate) const REFUSALS: [Reason; 20] = [
 /// A reason's place among [`REFUSALS`]. One outside the list would be a fault of this unit; it then counts as such.
 pub(crate) fn index_of(reason: Reason) -> usize {
     REFUSALS.iter().position(|known| *known == reason).unwrap_or(REFUSALS.len() - 1)
+}
+
+/// A metric, made and registered.
+pub(crate) fn registered<M: Metric + Clone + Default>(
+    registry: &mut Registry,
+    name: impl Into<String>,
+    help: &str,
+) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// The same for one that is told in `unit`, which its name then ends with.
+pub(crate) fn registered_in<M: Metric + Clone + Default>(
+    registry: &mut Registry,
+    unit: Unit,
+    name: impl Into<String>,
+    help: &str,
+) -> M {
+    let metric = M::default();
+    registry.register_with_unit(name, help, unit, metric.clone());
+    metric
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -100,9 +123,19 @@ pub(crate) struct ProofMetrics {
 }
 
 impl ProofMetrics {
-    fn new(family: &Family<OutcomeAlone, Counter>) -> Self {
+    fn new(registry: &mut Registry) -> Self {
+        let family: Family<OutcomeAlone, Counter> =
+            registered(registry, "dpop_proofs", "DPoP proofs, by outcome: ok or what is wrong");
         let counter = |outcome| family.get_or_create(&OutcomeAlone { outcome }).clone();
-        Self { ok: counter("ok"), refused: ProofFault::SLUGS.map(counter), remembered: Gauge::default() }
+        Self {
+            ok: counter("ok"),
+            refused: ProofFault::SLUGS.map(counter),
+            remembered: registered(
+                registry,
+                "dpop_proofs_remembered",
+                "DPoP proofs remembered so that none is good twice",
+            ),
+        }
     }
 
     /// Counts a proof by what is wrong with it.
@@ -123,7 +156,12 @@ pub(crate) struct MintMetrics {
 }
 
 impl MintMetrics {
-    fn new(family: &Family<OutcomeAlone, Counter>) -> Self {
+    fn new(registry: &mut Registry) -> Self {
+        let family: Family<OutcomeAlone, Counter> = registered(
+            registry,
+            "identity_tokens",
+            "Identity tokens for upstreams, by outcome: signed, cached (used again), left-out (too long)",
+        );
         let counter = |outcome| family.get_or_create(&OutcomeAlone { outcome }).clone();
         Self { signed: counter("signed"), cached: counter("cached"), left_out: counter("left-out") }
     }
@@ -138,71 +176,50 @@ pub(crate) struct CacheMetrics {
     pub(crate) bytes: Gauge,
 }
 
+impl CacheMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        Self {
+            hits: registered(registry, "token_cache_hits", "Tokens found among those already verified"),
+            misses: registered(registry, "token_cache_misses", "Tokens not found among those already verified"),
+            evictions: registered(registry, "token_cache_evictions", "Verified tokens dropped for want of memory"),
+            bytes: registered_in(registry, Unit::Bytes, "token_cache", "Memory held by verified tokens"),
+        }
+    }
+}
+
 impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
-        let verifications = Family::default();
-        let (proofs, identity_tokens) = (Family::default(), Family::default());
-        let metrics = Self {
-            anonymous: Verifications::new(&verifications, NO_ISSUER),
-            verifications,
-            routes: Family::default(),
-            fetches: Family::default(),
-            keys: Family::default(),
-            up: Family::default(),
-            unkept: Family::default(),
-            cache: CacheMetrics::default(),
-            introspection: CallFamilies::new(registry, "introspection", "issuer"),
-            forward_auth: CallFamilies::new(registry, "forward_auth", "route"),
-            proofs: ProofMetrics::new(&proofs),
-            mint: MintMetrics::new(&identity_tokens),
-        };
-        registry.register(
+        let verifications = registered(
+            registry,
             "verifications",
             "Requests on routes that ask for a token, by issuer and outcome: ok or the reason of the refusal",
-            metrics.verifications.clone(),
         );
-        registry.register(
-            "route_outcomes",
-            "Requests on routes that ask for a token, by route: anonymous, or the reason of the refusal",
-            metrics.routes.clone(),
-        );
-        registry.register(
-            "jwks_fetches",
-            "Attempts to read an issuer's keys, by issuer and outcome",
-            metrics.fetches.clone(),
-        );
-        registry.register("keys", "Usable keys of an issuer", metrics.keys.clone());
-        registry.register(
-            "issuer_up",
-            "Whether the last attempt to read an issuer's keys went well (1) or not (0)",
-            metrics.up.clone(),
-        );
-        registry.register(
-            "keys_not_kept",
-            "Times that an issuer's keys could not be written to the state folder",
-            metrics.unkept.clone(),
-        );
-        registry.register("dpop_proofs", "DPoP proofs, by outcome: ok or what is wrong", proofs);
-        registry.register(
-            "dpop_proofs_remembered",
-            "DPoP proofs remembered so that none is good twice",
-            metrics.proofs.remembered.clone(),
-        );
-        registry.register(
-            "identity_tokens",
-            "Identity tokens for upstreams, by outcome: signed, cached (used again), left-out (too long)",
-            identity_tokens,
-        );
-        let cache = &metrics.cache;
-        registry.register("token_cache_hits", "Tokens found among those already verified", cache.hits.clone());
-        registry.register("token_cache_misses", "Tokens not found among those already verified", cache.misses.clone());
-        registry.register(
-            "token_cache_evictions",
-            "Verified tokens dropped for want of memory",
-            cache.evictions.clone(),
-        );
-        registry.register_with_unit("token_cache", "Memory held by verified tokens", Unit::Bytes, cache.bytes.clone());
-        metrics
+        Self {
+            anonymous: Verifications::new(&verifications, NO_ISSUER),
+            verifications,
+            routes: registered(
+                registry,
+                "route_outcomes",
+                "Requests on routes that ask for a token, by route: anonymous, or the reason of the refusal",
+            ),
+            fetches: registered(registry, "jwks_fetches", "Attempts to read an issuer's keys, by issuer and outcome"),
+            keys: registered(registry, "keys", "Usable keys of an issuer"),
+            up: registered(
+                registry,
+                "issuer_up",
+                "Whether the last attempt to read an issuer's keys went well (1) or not (0)",
+            ),
+            unkept: registered(
+                registry,
+                "keys_not_kept",
+                "Times that an issuer's keys could not be written to the state folder",
+            ),
+            cache: CacheMetrics::new(registry),
+            introspection: CallFamilies::new(registry, "introspection", "issuer"),
+            forward_auth: CallFamilies::new(registry, "forward_auth", "route"),
+            proofs: ProofMetrics::new(registry),
+            mint: MintMetrics::new(registry),
+        }
     }
 
     /// The handles of one issuer.

@@ -12,6 +12,9 @@ use sluice_vocabulary::{Reason, Refusal};
 
 use crate::metrics::{Metrics, REFUSALS, index_of};
 
+/// A clock this many seconds behind was set back; one less behind is that of a request which waited.
+const SET_BACK: u64 = 60;
+
 /// Lets one of many through for each second.
 #[derive(Debug, Default)]
 pub(crate) struct Sampler {
@@ -21,13 +24,13 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// How many were left out since the last one, if it is this one's turn. `now` is in seconds since the epoch; a clock
-    /// that jumps back costs a line too many.
+    /// How many were left out since the last one, if it is this one's turn. `now` is in seconds since the epoch; requests
+    /// that waited say an earlier one than others at the same time, and have no turn of their own by that.
     fn turn(&self, now: u64) -> Option<u64> {
         let last = self.last.load(Ordering::Relaxed);
+        let is_due = now > last || last - now >= SET_BACK;
         // Of several at once, one wins the second.
-        let is_turn =
-            last != now && self.last.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let is_turn = is_due && self.last.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if is_turn {
             return Some(self.left_out.swap(0, Ordering::Relaxed));
         }
@@ -104,6 +107,18 @@ mod tests {
         assert_eq!(sampler.turn(101), None);
         assert_eq!(sampler.turn(500), Some(1));
         assert_eq!(sampler.turn(501), Some(0));
+    }
+
+    #[test]
+    fn who_waited_has_no_turn_of_his_own_and_a_clock_set_back_goes_on() {
+        let sampler = Sampler::default();
+        assert_eq!(sampler.turn(100), Some(0));
+        for _ in 0..10 {
+            assert_eq!([sampler.turn(98), sampler.turn(100)], [None, None]);
+        }
+        assert_eq!(sampler.turn(101), Some(20));
+        assert_eq!(sampler.turn(30), Some(0));
+        assert_eq!([sampler.turn(30), sampler.turn(31)], [None, Some(1)]);
     }
 
     #[test]

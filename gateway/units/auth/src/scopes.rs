@@ -18,10 +18,14 @@
 //! nodes of one depth are one table, from a segment to the set of scopes that have it there, and a set of scopes is one
 //! machine word. The walk keeps the scopes that agree so far: one look-up and a few bit operations for each segment,
 //! however many scopes the route has, so that its cost is linear in the bytes of the token's scopes. It allocates nothing.
+//!
+//! Most walks are spared. Where neither side has a wildcard, two scopes meet if they are the same text, which one look-up
+//! tells. So a granted scope without wildcards, as nearly all are, walks among the route's scopes with wildcards alone.
 
 use sluice_vocabulary::{Fault, Faults, Path};
 
 use crate::config::Scopes;
+use crate::marks::mark;
 
 /// The most scopes that one route may name, over all its lists: each is a bit.
 const MOST: usize = 64;
@@ -34,6 +38,9 @@ const DEEPEST: usize = 16;
 
 /// What `all` and `any` may hold in bytes: a challenge names them, and header fields much longer are refused by clients.
 const MOST_TOLD: usize = 4096;
+
+/// Texts in a table that is not searched but looked through.
+const FEW: usize = 8;
 
 /// Scopes of a route, each a bit by its position.
 type Set = u64;
@@ -55,15 +62,25 @@ pub(crate) struct ScopeRules {
     all: Set,
     any: Set,
     none: Set,
-    /// Scopes that are compared whole.
+    /// A bit for each byte that what meets a scope may begin with, see [`begins_with`]: most scopes that are granted for
+    /// other routes are told by it.
+    begin: u64,
+    /// All scopes, as whole texts.
     whole: Table,
     /// Scopes that are paths, by depth. Empty where the route is not hierarchical.
-    levels: Box<[Level]>,
+    paths: Box<[Level]>,
+    /// Those of them that have wildcards.
+    wild: Box<[Level]>,
 }
 
-/// From a text to the scopes that have it, by length and then by bytes: texts of another length, which most are, are told
-/// apart without a look at them.
-type Table = Box<[(Box<str>, Set)]>;
+/// From a text to the scopes that have it.
+#[derive(Debug, Default)]
+struct Table {
+    /// A bit for each text, by [`mark`]: what has another is not here, which most texts are told by.
+    marks: u64,
+    /// By length and then by bytes.
+    entries: Box<[(Box<str>, Set)]>,
+}
 
 /// The nodes of one depth.
 #[derive(Debug, Default)]
@@ -84,22 +101,34 @@ impl ScopeRules {
     /// Compiles validated lists.
     pub(crate) fn new(scopes: &Scopes) -> Self {
         let mut rules = Self::default();
-        let (mut whole, mut levels) = (Vec::new(), Vec::<(Vec<(&str, Set)>, Level)>::new());
+        let (mut whole, mut paths, mut wild) = (Vec::new(), Trie::new(), Trie::new());
         let lists = [(&scopes.all, &mut rules.all), (&scopes.any, &mut rules.any), (&scopes.none, &mut rules.none)];
         let mut bit: Set = 1;
         for (list, set) in lists {
             for scope in list {
                 *set |= bit;
-                if scopes.hierarchical && is_path(scope) {
-                    add_path(&mut levels, scope, bit);
-                } else {
-                    whole.push((scope.as_str(), bit));
+                rules.begin |= begins_with(scope);
+                whole.push((scope.as_str(), bit));
+                if scopes.hierarchical && Shape::of(scope).is_path {
+                    add_path(&mut paths, scope, bit);
+                    if scope.split(':').any(|segment| segment == "*") {
+                        add_path(&mut wild, scope, bit);
+                    }
                 }
                 bit = bit.wrapping_shl(1);
             }
         }
-        rules.whole = table(whole);
-        rules.levels = levels.into_iter().map(|(named, level)| Level { named: table(named), ..level }).collect();
+        let levels = |trie: Trie<'_>| {
+            trie.into_iter().map(|(named, level)| Level { named: Table::new(named), ..level }).collect()
+        };
+        if paths.first().is_some_and(|(_, level)| level.one | level.rest != 0) {
+            rules.begin = u64::MAX;
+        } else if !paths.is_empty() {
+            rules.begin |= begins_with("*");
+        }
+        rules.whole = Table::new(whole);
+        rules.paths = levels(paths);
+        rules.wild = levels(wild);
         rules
     }
 
@@ -125,39 +154,69 @@ impl ScopeRules {
 
     /// The scopes asked for that `granted` meets.
     fn met_by(&self, granted: &str) -> Set {
-        let whole = find(&self.whole, granted);
-        if self.levels.is_empty() { whole } else { whole | self.walk(granted) }
-    }
-
-    fn walk(&self, granted: &str) -> Set {
-        let (mut met, mut agreeing) = (0, Set::MAX);
-        let mut rest = Some(granted);
-        let mut is_granted_a_path = None;
-        for level in &self.levels {
-            let Some(text) = rest else { break };
-            let (segment, after) = split(text);
-            rest = after;
-            if segment == "*" && rest.is_none() {
-                return met | agreeing & level.here;
-            }
-            if segment.is_empty() {
-                break;
-            }
-            let covers_rest = agreeing & level.rest;
-            // Looked at once at most, so that the walk stays linear.
-            if covers_rest != 0 && *is_granted_a_path.get_or_insert_with(|| is_path(granted)) {
-                met |= covers_rest;
-            }
-            agreeing &= if segment == "*" { level.here & !level.rest } else { level.one | find(&level.named, segment) };
-            if rest.is_none() {
-                return met | agreeing & level.end;
-            }
-            if agreeing == 0 {
-                break;
-            }
+        if self.begin & begins_with(granted) == 0 {
+            return 0;
         }
-        met
+        let same = self.whole.find(granted);
+        if self.paths.is_empty() {
+            return same;
+        }
+        let shape = Shape::of(granted);
+        if !shape.is_path {
+            return same;
+        }
+        same | walk(if shape.may_be_wild { &self.paths } else { &self.wild }, granted)
     }
+}
+
+/// One bit of 64 by the first byte.
+fn begins_with(text: &str) -> u64 {
+    1 << (text.as_bytes().first().copied().unwrap_or(0) % 64)
+}
+
+/// What one look at a scope tells.
+struct Shape {
+    /// No segment is empty.
+    is_path: bool,
+    /// There is a `*` in it.
+    may_be_wild: bool,
+}
+
+impl Shape {
+    fn of(scope: &str) -> Self {
+        // What stands before the first byte and after the last counts as a colon. Without an early end: most are short.
+        let (mut after_colon, mut has_empty, mut has_star) = (true, false, false);
+        for byte in scope.bytes() {
+            let colon = byte == b':';
+            has_empty |= colon & after_colon;
+            has_star |= byte == b'*';
+            after_colon = colon;
+        }
+        Self { is_path: !(has_empty | after_colon), may_be_wild: has_star }
+    }
+}
+
+/// The scopes of `levels` that agree with `granted`, which is a path.
+fn walk(levels: &[Level], granted: &str) -> Set {
+    let (mut met, mut agreeing) = (0, Set::MAX);
+    let mut rest = Some(granted);
+    for level in levels {
+        let Some(text) = rest else { break };
+        let (segment, after) = split(text);
+        rest = after;
+        if segment == "*" && rest.is_none() {
+            return met | agreeing & level.here;
+        }
+        met |= agreeing & level.rest;
+        agreeing &= if segment == "*" { level.here & !level.rest } else { level.one | level.named.find(segment) };
+        if rest.is_none() {
+            return met | agreeing & level.end;
+        }
+        if agreeing == 0 {
+            break;
+        }
+    }
+    met
 }
 
 /// The first segment, and what follows its colon.
@@ -168,21 +227,10 @@ fn split(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether no segment is empty.
-fn is_path(scope: &str) -> bool {
-    // What stands before the first byte and after the last counts as a colon.
-    let mut after_colon = true;
-    for byte in scope.bytes() {
-        let colon = byte == b':';
-        if colon && after_colon {
-            return false;
-        }
-        after_colon = colon;
-    }
-    !after_colon
-}
+/// Levels being made, each with the names that its table is made of.
+type Trie<'s> = Vec<(Vec<(&'s str, Set)>, Level)>;
 
-fn add_path<'s>(levels: &mut Vec<(Vec<(&'s str, Set)>, Level)>, scope: &'s str, bit: Set) {
+fn add_path<'s>(levels: &mut Trie<'s>, scope: &'s str, bit: Set) {
     let mut rest = Some(scope);
     let mut depth = 0;
     while let Some(text) = rest {
@@ -205,23 +253,33 @@ fn add_path<'s>(levels: &mut Vec<(Vec<(&'s str, Set)>, Level)>, scope: &'s str, 
     }
 }
 
-/// Sorts, and joins what is there twice.
-fn table(mut entries: Vec<(&str, Set)>) -> Table {
-    entries.sort_by(|(a, _), (b, _)| by_length(a, b));
-    entries.dedup_by(|(later, bits), (kept, all)| {
-        let same = later == kept;
-        *all |= if same { *bits } else { 0 };
-        same
-    });
-    entries.into_iter().map(|(text, set)| (text.into(), set)).collect()
+impl Table {
+    /// Sorts, and joins what is there twice.
+    fn new(mut entries: Vec<(&str, Set)>) -> Self {
+        entries.sort_by(|(a, _), (b, _)| by_length(a, b));
+        entries.dedup_by(|(later, bits), (kept, all)| {
+            let same = later == kept;
+            *all |= if same { *bits } else { 0 };
+            same
+        });
+        let marks = entries.iter().fold(0, |marks, (text, _)| marks | mark(text));
+        Self { marks, entries: entries.into_iter().map(|(text, set)| (text.into(), set)).collect() }
+    }
+
+    fn find(&self, text: &str) -> Set {
+        if self.marks & mark(text) == 0 {
+            return 0;
+        }
+        // Few are looked through faster than searched, since most differ in length.
+        if self.entries.len() <= FEW {
+            return self.entries.iter().find(|(own, _)| **own == *text).map_or(0, |(_, set)| *set);
+        }
+        self.entries.binary_search_by(|(own, _)| by_length(own, text)).map_or(0, |at| self.entries[at].1)
+    }
 }
 
 fn by_length(a: &str, b: &str) -> std::cmp::Ordering {
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
-}
-
-fn find(table: &[(Box<str>, Set)], text: &str) -> Set {
-    table.binary_search_by(|(own, _)| by_length(own, text)).map_or(0, |at| table[at].1)
 }
 
 /// Reports every fault of a route's scopes.
@@ -272,7 +330,7 @@ fn validate_scope(scope: &str, hierarchical: bool, at: &Path, faults: &mut Fault
     if segments().count() > DEEPEST {
         faults.error(at, format!("{scope} has {} segments: at most {DEEPEST} are taken", segments().count()));
     }
-    if has_wildcard && !is_path(scope) {
+    if has_wildcard && !Shape::of(scope).is_path {
         faults.error(at, format!("{scope} has a wildcard and an empty segment: no scope could meet it"));
     } else if segments().any(|segment| segment.len() > 1 && segment.contains('*')) {
         faults.warning(at, format!("a * within a longer segment of {scope} is a plain character, not a wildcard"));

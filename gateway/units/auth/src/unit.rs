@@ -258,6 +258,7 @@ impl Handle {
         }
         // Before any policy of the new configuration can be asked.
         self.core.revocations.adopt(Arc::clone(&prepared.revocation), issuers.keys());
+        prepared.shared.dpop.adopt();
         let world = World {
             stripped: prepared.stripped_headers(),
             routes: std::mem::take(&mut prepared.routes.lock()),

@@ -109,7 +109,7 @@ async fn judge(
     if let Some(introspector) = &policy.introspection
         && (policy.issuers.is_empty() || introspection::is_opaque(token))
     {
-        return introspect(policy, introspector, presented, Some(request.client)).await;
+        return introspect(policy, introspector, presented, clock, Some(request.client)).await;
     }
     let hash = policy.shared.cache.hash(token);
     let cached = policy.shared.cache.get(hash, token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
@@ -119,15 +119,18 @@ async fn judge(
         return admit(policy, presented, identity, key.kid(), counters);
     }
 
-    let attempt = Attempt { policy, token, hash, clock, now };
+    let mut attempt = Attempt { policy, token, hash, clock, now };
     let mut issuer = None;
     // One that is known to be another issuer's will be found so again: that costs no signature check.
     let is_known = policy.introspection.as_ref().is_some_and(|introspector| introspector.knows(token));
     let mut outcome = attempt.check((!is_known).then_some(request.client), &mut issuer);
     if let (Err(Halt::NeedsKeys(kid)), Some(issuer)) = (&outcome, issuer) {
         outcome = match issuer.keyring.ask(kid.as_deref(), clock.now(), issuer.config.jwks.wait.get()).await {
-            // The budget was charged the first time.
-            Asked::Look => attempt.check(None, &mut Some(issuer)),
+            Asked::Look => {
+                attempt.now = clock.unix_seconds();
+                // The budget was charged the first time.
+                attempt.check(None, &mut Some(issuer))
+            }
             Asked::Unknown => Err(TokenFault::KeyUnknown.into()),
             Asked::Unavailable { why, retry_after } => {
                 let refusal = challenge::keys_unavailable(issuer.name.as_str(), &why, seconds(retry_after));
@@ -139,12 +142,14 @@ async fn judge(
         && introspection::is_foreign(fault)
     {
         let charge = (!introspection::was_charged(fault)).then_some(request.client);
-        return introspect(policy, introspector, presented, charge).await;
+        return introspect(policy, introspector, presented, clock, charge).await;
     }
     let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
     match outcome {
-        // What waited for keys did so for seconds at most; a revocation is kept for longer than that.
-        Ok((identity, key)) => admit(policy, presented, identity, key.kid(), counters),
+        // Where it waited for keys, what follows is judged by the time now: a proof may be forgotten by then.
+        Ok((identity, key)) => {
+            admit(policy, &Presented { now: attempt.now, ..*presented }, identity, key.kid(), counters)
+        }
         // Only what cannot be read can be something else than a token, so only then is its alphabet looked at.
         Err(Halt::Bad(fault)) if fault.reason() == Reason::TokenMalformed && !bearer::is_token(token) => {
             refuse(challenges.malformed_credentials("what follows Bearer is not one token"), counters)
@@ -165,9 +170,13 @@ async fn introspect(
     policy: &Policy,
     introspector: &Introspector,
     presented: &Presented<'_>,
+    clock: &dyn Clock,
     charge: Option<IpAddr>,
 ) -> Result<Proof, Refusal> {
-    match introspector.identify(presented.token, &policy.shared, charge).await {
+    let identified = introspector.identify(presented.token, &policy.shared, charge).await;
+    // It may have waited for as long as it takes to forget a proof.
+    let presented = &Presented { now: clock.unix_seconds(), ..*presented };
+    match identified {
         // No key of ours verified it.
         Ok(identity) => admit(policy, presented, identity, None, &introspector.verifications),
         Err(refusal) => Err(policy.refuse(refusal, &introspector.verifications, presented.now)),
@@ -229,7 +238,7 @@ impl<'r> Attempt<'r> {
 
         if let (Some(client), Some(limiter)) = (charge, &shared.limiter) {
             limiter
-                .check(&address_key(client), self.clock.now())
+                .check(&address_key(client), self.clock.coarse())
                 .map_err(|limited| Halt::Limited(limited.retry_after))?;
         }
 

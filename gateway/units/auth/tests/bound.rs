@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -517,6 +518,16 @@ async fn a_full_memory_refuses_with_503_rather_than_forget() {
     assert_eq!((header_of(&refusal, &RETRY_AFTER), challenge(&refusal)), (vec!["1".to_owned()], String::new()));
     for proof in &passed {
         assert_eq!(edge.ask(&dpop(&token, &[proof])).await.unwrap_err().reason, Reason::ProofRejected);
+    }
+    // A configuration that is dropped again gives it no more room, and takes none away.
+    let mut other = edge.world.config.clone();
+    other.dpop.replay_cache = ByteSize::mib(16);
+    drop(edge.world.handle.prepare(&other, &BTreeMap::new()).unwrap());
+    for more in 0.. {
+        assert!(more < 1000, "there is room all at once");
+        if edge.ask(&dpop(&token, &[&client.proof(&token)])).await.is_err() {
+            break;
+        }
     }
     edge.world.stop().await;
 }

@@ -64,6 +64,21 @@ async fn a_rotation_refuses_no_good_token_and_lets_no_old_one_pass() {
 }
 
 #[tokio::test]
+async fn a_token_that_expires_while_its_key_is_waited_for_is_refused() {
+    let (old, new) = (signer("old"), signer("new"));
+    let endpoint = Endpoint::run(Behaviour::Serve(jwks(&[&old]))).await;
+    let (world, policy) = World::with_keys(&endpoint, &route()).await;
+    endpoint.now(Behaviour::Late(Duration::from_millis(200), jwks(&[&old, &new])));
+    let token = new.sign(&with(claims(), "exp", json!(NOW + 5)));
+    let (reason, ()) = tokio::join!(world.reason(&policy, &token), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.clock.advance(Duration::from_secs(60));
+    });
+    assert_eq!(reason, Some(Reason::TokenExpired));
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_flood_of_random_kids_makes_a_handful_of_fetches_and_hurts_nobody() {
     let key = signer("k");
     let endpoint = Endpoint::run(Behaviour::Serve(jwks(&[&key]))).await;

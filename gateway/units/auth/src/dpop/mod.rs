@@ -49,6 +49,8 @@ pub(crate) struct Dpop {
     max_age: u64,
     leeway: u64,
     replays: Arc<Replays>,
+    /// The memory that `replays` may take once this is in force, in bytes.
+    replay_cache: usize,
     nonces: Option<Arc<Nonces>>,
     realm: Box<str>,
     /// `algs="…"`, for every challenge.
@@ -62,7 +64,6 @@ impl Dpop {
     pub(crate) fn new(config: &DpopConfig, realm: &str, old: Option<&Self>, metrics: &ProofMetrics) -> Self {
         let replays =
             old.map_or_else(|| Arc::new(Replays::new(metrics.remembered.clone())), |old| Arc::clone(&old.replays));
-        replays.bound(config.replay_cache.as_usize());
         let nonces = config.nonce.as_ref().map(|nonce| {
             let step = nonce.lifetime.get().as_secs();
             let same = old.and_then(|old| old.nonces.as_ref()).filter(|nonces| nonces.step() == step);
@@ -74,11 +75,17 @@ impl Dpop {
             max_age: config.max_age.get().as_secs(),
             leeway: config.leeway.get().as_secs(),
             replays,
+            replay_cache: config.replay_cache.as_usize(),
             nonces,
             realm: realm.into(),
             algs: format!("algs=\"{}\"", names.join(" ")).into(),
             metrics: metrics.clone(),
         }
+    }
+
+    /// Puts this in force. Until then the memory is bounded as it was: a configuration may be dropped again.
+    pub(crate) fn adopt(&self) {
+        self.replays.bound(self.replay_cache);
     }
 
     /// Whether `request` proves that its sender has the key that `token` is bound to. Gives the nonce that the client

@@ -91,7 +91,7 @@ impl Nonces {
     fn tag(&self, step: u64, present: u64) -> Option<[u8; TAG]> {
         let epoch = present / STEPS_OF_A_KEY;
         let mut keys = self.keys.read();
-        if keys.epoch != epoch || keys.current.is_none() {
+        if !keys.reach(epoch) {
             drop(keys);
             self.keys.write().turn_to(epoch);
             keys = self.keys.read();
@@ -108,9 +108,19 @@ impl Nonces {
 }
 
 impl Keys {
+    /// Whether the key of `epoch` is here.
+    fn reach(&self, epoch: u64) -> bool {
+        (self.epoch == epoch && self.current.is_some()) || (self.epoch == epoch + 1 && self.previous.is_some())
+    }
+
     /// Makes the key of `epoch`, unless another request has. The one before is kept where it is that of the epoch before.
     fn turn_to(&mut self, epoch: u64) {
-        if self.epoch == epoch && self.current.is_some() {
+        if self.reach(epoch) {
+            return;
+        }
+        if self.epoch == epoch + 1 && self.current.is_some() {
+            // A request that read the clock before the turn, and comes after it: others have nonces of the new key.
+            self.previous = new_key();
             return;
         }
         let follows = self.epoch + 1 == epoch;
@@ -157,6 +167,19 @@ mod tests {
         issue(&nonces, now + 2 * 1920);
         assert_eq!(nonces.judge(&nonce, now), Age::Foreign);
         assert_eq!(nonces.judge(&issue(&nonces, now), now), Age::Current, "and new ones are made");
+    }
+
+    #[test]
+    fn a_request_that_is_late_at_a_turn_takes_no_nonce_from_the_others() {
+        let (nonces, turn) = (Nonces::new(60), 1_799_999_040);
+        let (before, after) = (issue(&nonces, turn - 1), issue(&nonces, turn));
+        assert_eq!(nonces.judge(&before, turn - 1), Age::Current, "for who is late");
+        assert_eq!((nonces.judge(&before, turn), nonces.judge(&after, turn)), (Age::Previous, Age::Current));
+        // Where nothing was signed before the turn.
+        let nonces = Nonces::new(60);
+        let after = issue(&nonces, turn);
+        assert_eq!(nonces.judge(&issue(&nonces, turn - 1), turn - 1), Age::Current);
+        assert_eq!(nonces.judge(&after, turn), Age::Current);
     }
 
     #[test]

@@ -87,8 +87,9 @@ impl Replays {
         let before = shard.table.len();
         let most = self.most.load(Ordering::Relaxed);
         let waited = now.saturating_sub(shard.swept);
-        // A clock that was set back must not keep the sweep waiting.
-        if waited >= SWEEP_EVERY || now < shard.swept || (before >= most && waited >= 1) {
+        // A clock that was set back must not keep the sweep waiting; a request that is late must not bring it on.
+        let set_back = shard.swept.saturating_sub(now) >= SWEEP_EVERY;
+        if waited >= SWEEP_EVERY || set_back || (before >= most && waited >= 1) {
             shard.table.retain(|entry| entry.until >= now);
             shard.swept = now;
         }

@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::RemoteFault;
+use crate::metrics::{registered, registered_in};
 
 /// Labels: whom a series is of, and for calls their outcome.
 type Labels = Vec<(&'static str, String)>;
@@ -33,40 +34,33 @@ pub(crate) struct CallFamilies {
 impl CallFamilies {
     /// Registers them as `what`, each series labelled by `label`.
     pub(crate) fn new(registry: &mut Registry, what: &'static str, label: &'static str) -> Self {
-        let families = Self {
-            label,
-            calls: Family::default(),
-            shared: Family::default(),
-            in_flight: Family::default(),
-            breaker_open: Family::default(),
-            duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
-            hits: Family::default(),
-            misses: Family::default(),
-            bytes: Family::default(),
-        };
         let name = |rest: &str| format!("{what}_{rest}");
-        registry.register(name("calls"), "Questions to the service, by outcome", families.calls.clone());
-        registry.register(
-            name("shared"),
-            "Requests that were answered by a question of another request",
-            families.shared.clone(),
-        );
-        registry.register(name("in_flight"), "Calls under way now", families.in_flight.clone());
-        registry.register(
-            name("breaker_open"),
-            "Whether the service is left alone after failures (1) or asked (0)",
-            families.breaker_open.clone(),
-        );
+        let duration = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
         registry.register_with_unit(
             name("duration"),
             "Time from a call's first byte to its answer's last",
             Unit::Seconds,
-            families.duration.clone(),
+            duration.clone(),
         );
-        registry.register(name("cache_hits"), "Requests answered by what was known", families.hits.clone());
-        registry.register(name("cache_misses"), "Requests of which nothing was known", families.misses.clone());
-        registry.register_with_unit(name("cache"), "Memory held by answers", Unit::Bytes, families.bytes.clone());
-        families
+        Self {
+            label,
+            calls: registered(registry, name("calls"), "Questions to the service, by outcome"),
+            shared: registered(
+                registry,
+                name("shared"),
+                "Requests that were answered by a question of another request",
+            ),
+            in_flight: registered(registry, name("in_flight"), "Calls under way now"),
+            breaker_open: registered(
+                registry,
+                name("breaker_open"),
+                "Whether the service is left alone after failures (1) or asked (0)",
+            ),
+            duration,
+            hits: registered(registry, name("cache_hits"), "Requests answered by what was known"),
+            misses: registered(registry, name("cache_misses"), "Requests of which nothing was known"),
+            bytes: registered_in(registry, Unit::Bytes, name("cache"), "Memory held by answers"),
+        }
     }
 
     /// The handles of one service.

@@ -3,13 +3,12 @@
 //! Everything that may block, be it for the disk or for the length of a document, runs on the blocking pool, and to its
 //! end: a configuration that comes meanwhile begins the next round.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fetch::{Document, FetchFault, FileSource, UrlSource};
+use crate::fetch::{self, Document, FetchFault, FileSource, UrlSource};
 use crate::unit::Core;
 
 use super::record::{self, BadLines, MAX_LINE, Record};
@@ -242,12 +241,7 @@ impl<'r> Intake<'r> {
 
 /// Reads a file line by line, so that its size does not matter.
 fn read_file(revocations: &Revocations, path: &Path) -> io::Result<Read> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        // A pipe would hold the reader for ever.
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
-    let mut file = BufReader::with_capacity(1 << 16, file);
+    let mut file = BufReader::with_capacity(1 << 16, fetch::open_file(path)?);
     let mut intake = Intake::new(revocations);
     let mut line = Vec::new();
     for number in 1.. {

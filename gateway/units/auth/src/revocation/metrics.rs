@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::record::Kind;
 use super::{Revocations, Way};
+use crate::metrics::registered;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfKind {
@@ -41,39 +42,34 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
-        let hits = Family::<OfKind, Counter>::default();
+        let hits: Family<OfKind, Counter> = registered(
+            registry,
+            "revocation_hits",
+            "Requests refused because their token was revoked, by what it was revoked by",
+        );
         let metrics = Self {
             hits: Kind::ALL.map(|kind| hits.get_or_create(&OfKind { kind: kind.name() }).clone()),
-            reads: Family::default(),
-            bad_lines: Family::default(),
-            full: Counter::default(),
-            store_errors: Counter::default(),
+            reads: registered(
+                registry,
+                "revocation_reads",
+                "Times that revocations were read, by feed (door, file, url) and outcome",
+            ),
+            bad_lines: registered(
+                registry,
+                "revocation_bad_lines",
+                "Lines that are no revocations, by feed, each time they are read",
+            ),
+            full: registered(registry, "revocation_memory_refusals", "Revocations that found no memory"),
+            store_errors: registered(
+                registry,
+                "revocation_store_errors",
+                "Failures to read or write the store of revocations",
+            ),
         };
         for way in [Way::Door, Way::File, Way::Url] {
             // Made here, so that the series are there from the beginning.
             metrics.read_with(way, "ok", 0, 0);
         }
-        registry.register(
-            "revocation_hits",
-            "Requests refused because their token was revoked, by what it was revoked by",
-            hits,
-        );
-        registry.register(
-            "revocation_reads",
-            "Times that revocations were read, by feed (door, file, url) and outcome",
-            metrics.reads.clone(),
-        );
-        registry.register(
-            "revocation_bad_lines",
-            "Lines that are no revocations, by feed, each time they are read",
-            metrics.bad_lines.clone(),
-        );
-        registry.register("revocation_memory_refusals", "Revocations that found no memory", metrics.full.clone());
-        registry.register(
-            "revocation_store_errors",
-            "Failures to read or write the store of revocations",
-            metrics.store_errors.clone(),
-        );
         metrics
     }
 

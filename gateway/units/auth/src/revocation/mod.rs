@@ -13,11 +13,13 @@
 //! Fail closed: with a store that was not read, and with `required` feeds that were never heard, nobody knows what is
 //! revoked; tokens are then answered 503.
 //!
-//! In reading order: what may be configured ([`config`]), `record`, `list`, `store`, what ties them together (here), what
-//! feeds it (`feed`), what operators see and order (`door`), what is counted (`metrics`).
+//! In reading order: what may be configured ([`config`]), `record`, `list` with its `shard`s and their `index`, `store`, what
+//! ties them together (here), what feeds it (`feed`), what operators see and order (`door`), what is counted (`metrics`).
 
 pub(crate) mod config;
 mod record;
+mod index;
+mod shard;
 mod list;
 mod store;
 mod feed;
@@ -161,6 +163,8 @@ pub(crate) struct Revocations {
     list: Arc<List>,
     /// Whether it is known what is revoked.
     gate: AtomicU8,
+    /// Held while that is found out: who began before a change must not have the last word after it.
+    settling: Mutex<()>,
     plan: ArcSwap<Plan>,
     /// The issuers that a record may name.
     issuers: ArcSwap<HashSet<IssuerName>>,
@@ -188,6 +192,7 @@ impl Revocations {
         let revocations = Arc::new(Self {
             list,
             gate: AtomicU8::new(OPEN),
+            settling: Mutex::new(()),
             plan: ArcSwap::from_pointee(Plan::nothing()),
             issuers: ArcSwap::default(),
             desk: Mutex::new(Desk { writer, journal: Journal::Off, pending: String::new(), full: false }),
@@ -301,6 +306,7 @@ impl Revocations {
 
     /// Opens the gate, or closes it, by what is known now.
     fn settle(&self) {
+        let _settling = self.settling.lock();
         let plan = self.plan.load();
         let unheard = |configured: bool, heard: &Mutex<Heard>| configured && heard.lock().last.is_none();
         let gate = if !self.is_loaded(&plan) {
@@ -611,6 +617,24 @@ mod tests {
         second.adopt(plan, std::iter::empty());
         assert!(second.load().unwrap_err().contains("find no room in max_memory"));
         assert_eq!(second.gate.load(Ordering::Acquire), STORE_NOT_READ);
+    }
+
+    #[test]
+    fn who_settles_during_a_change_does_not_open_the_gate_after_it() {
+        let revocations = Revocations::new(Arc::new(ManualClock::at(10)), &mut Registry::default());
+        let plan = |store: Option<&str>| {
+            let config = RevocationConfig { store: store.map(Into::into), ..RevocationConfig::default() };
+            revocations.prepare(&config, Path::new("."), &mut || Err("no roots here".into())).unwrap()
+        };
+        let (without, with) = (plan(None), plan(Some("state")));
+        for round in 0..2_000 {
+            revocations.adopt(Arc::clone(&without), std::iter::empty());
+            std::thread::scope(|scope| {
+                scope.spawn(|| (0..20).for_each(|_| revocations.settle()));
+                scope.spawn(|| revocations.adopt(Arc::clone(&with), std::iter::empty()));
+            });
+            assert_eq!(revocations.gate.load(Ordering::Acquire), STORE_NOT_READ, "round {round}");
+        }
     }
 
     #[test]

@@ -93,7 +93,8 @@ impl Store {
         }
 
         let path = folder.join("revocations.log");
-        if !path.exists() {
+        // One that cannot be looked at may be there, and must not be replaced.
+        if !path.try_exists().map_err(fault("look for", &path))? {
             replace_log(folder, |_| Ok(())).map_err(fault("make", &path))?;
         }
         let log = options().read(true).append(true).open(&path).map_err(fault("open", &path))?;
@@ -362,6 +363,16 @@ mod tests {
             }
             assert_eq!(fs::read(&path).unwrap(), damaged, "what is refused is left as it is");
         }
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_looked_at_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("revocations.log");
+        // A link to itself: no rights are needed to see that it fails, and there is no file behind it.
+        std::os::unix::fs::symlink(&log, &log).unwrap();
+        assert!(matches!(read(folder.path()), Err(StoreFault::Io { .. })));
+        assert!(log.is_symlink(), "it is as it was");
     }
 
     #[test]

@@ -173,6 +173,8 @@ pub fn without(mut object: Value, name: &str) -> Value {
 #[derive(Clone)]
 pub enum Behaviour {
     Serve(String),
+    /// The same after a while.
+    Late(Duration, String),
     Status(u16),
     Redirect(String),
     Hang,
@@ -246,6 +248,10 @@ async fn answer(
     let full = |text: String| Full::new(Bytes::from(text)).boxed();
     Ok(match behaviour {
         Behaviour::Serve(text) => Response::new(full(text)),
+        Behaviour::Late(wait, text) => {
+            tokio::time::sleep(wait).await;
+            Response::new(full(text))
+        }
         Behaviour::Status(status) => Response::builder().status(status).body(full(String::new())).unwrap(),
         Behaviour::Redirect(to) => {
             Response::builder().status(302).header("location", to).body(full(String::new())).unwrap()
