@@ -102,6 +102,17 @@ impl TokenCache {
         found
     }
 
+    /// What [`get`](Self::get) would give, for who only asks: nothing is counted.
+    pub(crate) fn peek(
+        &self,
+        hash: u64,
+        token: &[u8],
+        now: u64,
+        accepts: impl Fn(u64) -> bool,
+    ) -> Option<(Arc<Identity>, u64, Arc<Key>)> {
+        self.shard(hash)?.read().find(hash, token, now, &accepts)
+    }
+
     /// Keeps what was just verified with `key`.
     pub(crate) fn insert(
         &self,
