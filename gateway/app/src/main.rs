@@ -18,6 +18,7 @@ mod access;
 mod answers;
 mod compression;
 mod reload;
+mod inspection;
 mod rehearsal;
 
 use std::process::ExitCode;
