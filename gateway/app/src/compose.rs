@@ -24,6 +24,7 @@ use tokio::runtime::Runtime;
 
 use crate::config::Config;
 use crate::fixed::Fixed;
+use crate::inspection::Inspector;
 use crate::memory;
 use crate::request_path::RequestPath;
 use crate::signals::StopSignals;
@@ -246,6 +247,7 @@ impl Gateway {
             log_level: Arc::new(log.handle.clone()),
             reload: Arc::clone(&reload),
             revoke: Arc::new(units.auth.clone()),
+            judge: Arc::new(Inspector(Arc::clone(&units))),
             pages,
         };
         let (admin, admin_task) = sluice_admin::Unit::new(&admin_config, deps, metrics.unit("admin"))

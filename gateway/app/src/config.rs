@@ -241,6 +241,7 @@ impl RouteConfig {
         if let Some(forward_auth) = &self.forward_auth {
             forward_auth.validate(&at.key("forward_auth"), faults);
         }
+        self.validate_who_says_what(at, faults);
         for (position, plugin) in self.plugins.iter().enumerate() {
             let names = whole.plugins.keys().map(PluginName::as_str);
             known(plugin.as_str(), names, "plugin", "plugins", &at.key("plugins").index(position), faults);
@@ -278,6 +279,24 @@ impl RouteConfig {
                 &at.key("plugins"),
                 "plugins run only for requests that go to an upstream: this has no effect",
             );
+        }
+    }
+}
+
+impl RouteConfig {
+    /// What the authorising service says goes over what the identity says, and would do so without a word.
+    fn validate_who_says_what(&self, at: &Path, faults: &mut Faults) {
+        let (Some(auth), Some(service)) = (&self.auth, &self.forward_auth) else { return };
+        let token = auth.identity_token.as_ref().map(|token| (&token.header, "auth.identity_token"));
+        let claims = auth.claims_to_headers.keys().map(|name| (name, "auth.claims_to_headers"));
+        let own: Vec<_> = claims.chain(token).collect();
+        for (index, name) in service.response_headers.iter().enumerate() {
+            if let Some((_, section)) = own.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)) {
+                let here = at.key("forward_auth").key("response_headers").index(index);
+                let why =
+                    format!("{name} is set by this route's {section} already: the upstream could not tell who says it");
+                faults.push(Fault::error(&here, why).help("take it away from one of them, or give one another name"));
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ mod answers;
 mod compression;
 mod memory;
 mod reload;
+mod inspection;
 mod rehearsal;
 
 use std::process::ExitCode;

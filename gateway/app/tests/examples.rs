@@ -130,6 +130,9 @@ async fn what_the_alerts_watch_is_there_to_be_watched() {
     // Nobody listens at port 1, so that there is a failed request to be counted.
     let config = text_of(&repository().join("deploy/examples/minimal.yaml")).replace("127.0.0.1:3000", "127.0.0.1:1");
     let config = config.replace("127.0.0.1:8080", "127.0.0.1:0");
+    // Nor is there an issuer, whose figures begin with the first one that is configured.
+    let jwks = "jwks: { url: 'http://127.0.0.1:1/jwks.json' }";
+    let config = format!("{config}issuers:\n  corp: {{ issuer: 'https://id.example', audiences: [edge], {jwks} }}\n");
     let edge = gateway().binary(env!("CARGO_BIN_EXE_sluice")).config(&config).run().await;
     assert_eq!(client().get(edge.url("/")).send().await.status, 502);
     let labels = [("route", "everything"), ("status_class", "5xx")];
@@ -137,6 +140,11 @@ async fn what_the_alerts_watch_is_there_to_be_watched() {
     for name in watched {
         assert!(metrics.names().any(|exposed| exposed == name), "an alert watches {name}, which is not exposed");
     }
+    assert!(
+        metrics.has("sluice_auth_issuer_up", &[("issuer", "corp")]),
+        "an issuer that was never heard is watched too"
+    );
+    assert_eq!(metrics.value("sluice_auth_issuer_up", &[("issuer", "corp")]), 0.0);
 }
 
 #[test]
@@ -152,6 +160,20 @@ fn a_route_cannot_promise_to_read_a_larger_body_than_the_door_lets_in() {
     for (own, code) in [("1MiB", 0), ("2GiB", 2), ("0B", 2)] {
         let told = check(&folder(), "minimal.yaml", &format!("{minimal}    max_body: {own}\n"));
         assert_eq!(told.status.code(), Some(code), "{own}: {told:?}");
+    }
+}
+
+#[test]
+fn one_field_cannot_be_set_by_the_identity_and_by_the_authorising_service_of_a_route() {
+    let edge = text_of(&repository().join("deploy/examples/edge.yaml"));
+    let route = "    auth: { issuer: corp, scopes: { all: [\"orders:read\"] }, claims_to_headers: { x-user: sub } }\n";
+    assert!(edge.contains(route), "the example's route has changed");
+    for (headers, code) in [("[x-role]", 0), ("[x-role, X-User]", 2)] {
+        let service = format!("forward_auth: {{ url: 'https://auth.example', response_headers: {headers} }}");
+        let told = check(&folder(), "edge.yaml", &edge.replace(route, &format!("{route}    {service}\n")));
+        let why = String::from_utf8_lossy(&told.stderr);
+        assert_eq!(told.status.code(), Some(code), "{headers}: {why}");
+        assert_eq!(why.contains("X-User is set by this route's auth.claims_to_headers already"), code == 2, "{why}");
     }
 }
 

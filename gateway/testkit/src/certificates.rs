@@ -125,6 +125,12 @@ impl Certificate {
         &self.key_pem
     }
 
+    /// The leaf's SHA-256 in base64url: what a token names in `cnf` as `x5t#S256` that is bound to it (RFC 8705).
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        crate::holder::sha256(&self.chain[0])
+    }
+
     /// Writes `<name>.crt` and `<name>.key` into `folder` and gives both paths.
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         (write(folder, &format!("{name}.crt"), &self.chain_pem), write(folder, &format!("{name}.key"), &self.key_pem))

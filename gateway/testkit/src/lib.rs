@@ -52,6 +52,7 @@
 mod certificates;
 mod client;
 mod gateway;
+mod holder;
 mod issuer;
 mod metrics;
 mod origin;
@@ -64,6 +65,7 @@ pub use client::raw::{RawConnection, RawResponse, raw, raw_tls};
 pub use client::{Client, Connection, Protocol, RequestBuilder, Response, client};
 pub use gateway::log::LogLine;
 pub use gateway::{Gateway, GatewayBuilder, Outcome, binary, gateway, run_to_end, run_to_end_unprivileged};
+pub use holder::{Holder, holder};
 pub use issuer::keys::{Algorithm, SigningKey};
 pub use issuer::token::TokenBuilder;
 pub use issuer::{Issuer, IssuerBuilder, Jwks, issuer};

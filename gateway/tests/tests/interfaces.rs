@@ -277,6 +277,17 @@ async fn every_key_of_the_operators_pages_is_documented() {
         let page = client().get(world.edge.admin_url(path)).send().await.json();
         hold_against_the_document(&format!("#### `{path}`"), &[page]);
     }
+    let mut judged = Vec::new();
+    let token = world.corp.token().sign();
+    for (request, headers) in [
+        ("GET http://edge.example/orders/7?q=1", serde_json::json!({ "x-one": "1" })),
+        ("GET http://edge.example/guarded", serde_json::json!({})),
+        ("GET http://edge.example/", serde_json::json!({})),
+    ] {
+        let question = serde_json::json!({ "token": token, "request": request, "headers": headers }).to_string();
+        judged.push(client().post(world.edge.admin_url("/tokens/inspect"), question).send().await.json());
+    }
+    hold_against_the_document("#### `/tokens/inspect`", &judged);
     let refused = client().get(world.edge.admin_url("/nowhere")).send().await.json();
     hold_against_the_document("#### Refusals of the operator's door", &[refused]);
     // `/config` is the configuration, whose keys the schema describes.

@@ -72,6 +72,13 @@ pub enum RevokeFault {
     NotStored(String),
 }
 
+/// Saying what a token is worth to a request, and why, without serving it. Offered by the application, asked for by admin.
+pub trait Judge: Send + Sync + 'static {
+    /// Judges what `question`, a JSON object in the form that the application documents, asks about. Gives the page; the
+    /// error says what is wrong with the question. Neither holds a token.
+    fn judge(&self, question: Bytes) -> BoxFuture<'_, Result<serde_json::Value, String>>;
+}
+
 /// A line that is no good.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct BadLine {

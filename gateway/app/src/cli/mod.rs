@@ -3,6 +3,8 @@
 mod check;
 mod completions;
 mod demo;
+mod door;
+mod inspect;
 mod kernel;
 pub(crate) mod load;
 mod run;
@@ -68,7 +70,7 @@ enum Command {
     Demo(demo::Arguments),
     /// Look at what the kernel saw of this host's TCP connections
     Kernel(kernel::Arguments),
-    /// Make and read tokens, for development only
+    /// Make and read tokens while developing, and ask a gateway what a token is worth and why
     Token(token::Arguments),
     /// Print the JSON Schema of the configuration
     Schema,

@@ -1,4 +1,4 @@
-//! `sluice token`: make and read tokens while developing. Never a part of serving.
+//! `sluice token`: make and read tokens while developing, and ask a gateway what one is worth. Never a part of serving.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use sluice_vocabulary::clock::{Clock, SystemClock};
 use sluice_vocabulary::measure::Span;
 
+use super::inspect::{self, Judging};
 use super::{Failure, say};
 
 /// What `mint` and `inspect` take.
@@ -19,7 +20,8 @@ use super::{Failure, say};
     openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out dev.pem\n  \
     sluice token mint --key dev.pem --alg ES256 --issuer https://id.test --audience edge --scope orders:read\n  \
     sluice token mint --key dev.pem --alg ES256 --jwks > jwks.json\n  \
-    sluice token inspect \"$TOKEN\"")]
+    sluice token inspect \"$TOKEN\"\n  \
+    sluice token inspect - --request 'GET https://api.example.com/orders/7' < token.txt")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -29,8 +31,8 @@ pub(crate) struct Arguments {
 enum Action {
     /// Sign a token with a private key of yours
     Mint(Box<Mint>),
-    /// Show what a token says; its signature is NOT checked
-    Inspect(Inspect),
+    /// Show what a token says; with --request, what it is worth to that request, and why
+    Inspect(Box<Inspect>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,9 +70,21 @@ struct Mint {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without --request the token is taken apart and its signature is NOT checked. With it, a running gateway (or\n\
+    a configuration file) judges the token as it would judge that request, without serving or counting it: exit code 0\n\
+    when the request would pass, 1 when it would not. Nothing printed holds the token.\n\nExamples:\n  \
+    sluice token inspect \"$TOKEN\"\n  \
+    sluice token inspect - --request 'GET https://api.example.com/orders/7' < token.txt\n  \
+    sluice token inspect \"$TOKEN\" --request 'GET https://api.example.com/orders/7' --admin unix:/run/sluice/admin.sock\n  \
+    sluice token inspect \"$TOKEN\" --request 'GET https://api.example.com/orders/7' -c sluice.yaml --json\n  \
+    sluice token inspect \"$TOKEN\" --request 'POST https://api.example.com/pay' --header \"DPoP: $PROOF\""
+)]
 struct Inspect {
     /// The token, or - for standard input
     token: String,
+    #[command(flatten)]
+    judging: Judging,
     /// JSON instead of text
     #[arg(long)]
     json: bool,
@@ -138,9 +152,12 @@ fn show(inspect: &Inspect) -> Result<(), Failure> {
     let mut token = inspect.token.clone();
     if token == "-" {
         token.clear();
-        std::io::stdin().take(64 * 1024).read_to_string(&mut token).map_err(Failure::run)?;
+        std::io::stdin().take(128 * 1024).read_to_string(&mut token).map_err(Failure::run)?;
     }
     let token = token.trim();
+    if let Some(request) = &inspect.judging.request {
+        return inspect::judge(&inspect.judging, request, token, inspect.json);
+    }
     let token = token.strip_prefix("Bearer ").unwrap_or(token);
     let parts: Vec<&str> = token.split('.').collect();
     let [header, claims, _signature] = parts[..] else {

@@ -23,6 +23,8 @@ use crate::visitor;
 const LARGEST_LEVEL: usize = 4 * 1024;
 /// The most revocations read at once: some ten thousand.
 const LARGEST_LIST: usize = 1024 * 1024;
+/// The largest question about a token: the longest token that a gateway may be told to look at, twice over.
+const LARGEST_QUESTION: usize = 128 * 1024;
 /// The most revocations shown.
 const MOST_SHOWN: usize = 1000;
 /// How long a body may take.
@@ -67,6 +69,8 @@ impl Pages {
             "/reload" if head.method == Method::POST => ("/reload", self.reload().await),
             "/reload" => ("/reload", reply::not_allowed("POST")),
             "/revocations" => ("/revocations", self.revocations(head, body).await),
+            "/tokens/inspect" if head.method == Method::POST => ("/tokens/inspect", self.inspect_token(body).await),
+            "/tokens/inspect" => ("/tokens/inspect", reply::not_allowed("POST")),
             path => match self.deps.pages.iter().find(|(known, _)| *known == path) {
                 Some((known, _)) if !is_look => (*known, reply::not_allowed("GET, HEAD")),
                 Some((known, page)) => (*known, reply::json(StatusCode::OK, &page.inspect())),
@@ -84,7 +88,8 @@ impl Pages {
              POST /reload    read the configuration again\n\
              GET  /revocations   how many tokens are revoked, and how that is known; ?limit=N shows some\n\
              POST /revocations   revoke what the body's lines say\n\
-             DELETE /revocations   lift what the body's lines name\n",
+             DELETE /revocations   lift what the body's lines name\n\
+             POST /tokens/inspect   what the body's token is worth to the body's request, and why\n",
         );
         for (path, _) in &self.deps.pages {
             text.push_str(&format!("GET  {path}\n"));
@@ -140,6 +145,18 @@ impl Pages {
             Err(RevokeFault::BadLines(lines, count)) => reply::bad_lines(&lines, count),
             Err(RevokeFault::Full(why)) => reply::problem(StatusCode::INSUFFICIENT_STORAGE, &why),
             Err(RevokeFault::NotStored(why)) => reply::problem(StatusCode::SERVICE_UNAVAILABLE, &why),
+        }
+    }
+
+    /// Serves nobody and changes nothing. It is an order all the same, so that no web page can have keys fetched.
+    async fn inspect_token(&self, body: Incoming) -> Reply {
+        let question = match read(body, LARGEST_QUESTION).await {
+            Ok(question) => question,
+            Err(refused) => return refused,
+        };
+        match self.deps.judge.judge(question).await {
+            Ok(page) => reply::json(StatusCode::OK, &page),
+            Err(why) => reply::problem(StatusCode::BAD_REQUEST, &why),
         }
     }
 

@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use sluice_vocabulary::ports::{Inspect, LogLevel, MetricsPage, Reload, Revoke};
+use sluice_vocabulary::ports::{Inspect, Judge, LogLevel, MetricsPage, Reload, Revoke};
 use sluice_vocabulary::unit::{self, BoxFuture, Health, State, Stop};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -46,6 +46,8 @@ pub struct Deps {
     pub reload: Arc<dyn Reload>,
     /// `/revocations`.
     pub revoke: Arc<dyn Revoke>,
+    /// `/tokens/inspect`.
+    pub judge: Arc<dyn Judge>,
     /// Further pages by path: `/routes`, `/upstreams`, `/issuers`, `/plugins`, `/kernel`, `/config`.
     pub pages: Vec<(&'static str, Arc<dyn Inspect>)>,
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use sluice_admin::{Address, Config, Deps, Handle, Unit};
-use sluice_vocabulary::ports::{BadLine, Inspect, LogLevel, MetricsPage, Reload, Revoke, RevokeFault};
+use sluice_vocabulary::ports::{BadLine, Inspect, Judge, LogLevel, MetricsPage, Reload, Revoke, RevokeFault};
 use sluice_vocabulary::unit::{BoxFuture, Health, State, Stop, Stopper, Task as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
@@ -75,6 +75,19 @@ impl Revoke for Revocations {
     }
 }
 
+/// Takes one question for good.
+struct Questions;
+impl Judge for Questions {
+    fn judge(&self, question: Bytes) -> BoxFuture<'_, Result<Value, String>> {
+        Box::pin(async move {
+            match &*question {
+                b"bad" => Err("the question has no request".to_owned()),
+                question => Ok(json!({ "length": question.len() })),
+            }
+        })
+    }
+}
+
 struct Routes;
 impl Inspect for Routes {
     fn inspect(&self) -> Value {
@@ -99,6 +112,7 @@ async fn door(config: Config) -> Door {
         log_level: Arc::new(Level(Mutex::new("info".to_owned()))),
         reload: Arc::new(Reloads(Mutex::new(vec![Ok(()), Err("error: unknown key `x`\n".to_owned())]))),
         revoke: Arc::clone(&revocations) as _,
+        judge: Arc::new(Questions),
         pages: vec![("/routes", Arc::new(Routes))],
     };
     let (handle, mut task) = Unit::new(&config, deps, &mut Registry::default()).unwrap();
@@ -243,6 +257,23 @@ async fn revocations_are_listed_only_on_request_and_only_so_many() {
 }
 
 #[tokio::test]
+async fn a_question_about_a_token_is_passed_on_whole_and_a_bad_one_is_explained() {
+    let door = tcp().await;
+    // A token as long as a gateway may be told to take, and what goes with it.
+    let question = "x".repeat(100 * 1024);
+    let (status, page) = door.ask("POST", "/tokens/inspect", "", &question).await;
+    assert_eq!((status, serde_json::from_str::<Value>(&page).unwrap()), (200, json!({ "length": 100 * 1024 })));
+    let (status, page) = door.ask("POST", "/tokens/inspect", "", "bad").await;
+    let problem: Value = serde_json::from_str(&page).unwrap();
+    assert_eq!((status, &problem["detail"]), (400, &json!("the question has no request")));
+    assert_eq!(door.ask("POST", "/tokens/inspect", "", &"x".repeat(128 * 1024 + 1)).await.0, 413);
+    assert_eq!(door.get("/tokens/inspect").await.0, 405);
+    assert_eq!(door.ask("POST", "/tokens/inspect", "origin: http://evil.example\r\n", "x").await.0, 403);
+    assert_eq!(door.get("/tokens").await.0, 404);
+    door.end().await;
+}
+
+#[tokio::test]
 async fn a_web_page_gets_nothing() {
     let door = tcp().await;
     let rebound = door.raw("GET /metrics HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").await;
@@ -303,6 +334,7 @@ fn bind_again(config: &Config) -> Result<(), String> {
         log_level: Arc::new(Level(Mutex::default())),
         reload: Arc::new(Reloads(Mutex::default())),
         revoke: Arc::new(Revocations(Mutex::default())),
+        judge: Arc::new(Questions),
         pages: Vec::new(),
     };
     Unit::new(config, deps, &mut Registry::default()).map(drop).map_err(|error| error.to_string())

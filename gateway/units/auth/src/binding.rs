@@ -16,6 +16,7 @@ use sluice_vocabulary::{Identity, Reason, Refusal};
 
 use crate::dpop::thumbprint::{self, Thumbprint};
 use crate::policy::Policy;
+use crate::witness::{Step, Witness};
 
 /// What a route demands of the binding of tokens to their senders. A binding that a token carries is enforced whatever
 /// stands here; there is no setting that waives it.
@@ -38,6 +39,16 @@ pub enum SenderConstraint {
 pub(crate) enum Scheme {
     Bearer,
     Dpop,
+}
+
+impl Scheme {
+    /// As it is written.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::Dpop => "DPoP",
+        }
+    }
 }
 
 /// A token as it was presented.
@@ -89,10 +100,26 @@ impl Bindings {
         }
         Ok(bindings)
     }
+
+    /// What there is, in the operator's words.
+    const fn told(&self) -> &'static str {
+        match (self.key.is_some(), self.certificate.is_some()) {
+            (false, false) => "bound to nothing, and the route does not ask for it",
+            (true, false) => "bound to a key (cnf.jkt)",
+            (false, true) => "bound to the connection's certificate (cnf.x5t#S256)",
+            (true, true) => "bound to a key (cnf.jkt) and to the connection's certificate (cnf.x5t#S256)",
+        }
+    }
 }
 
 /// Whether who presents the token of `identity` may: the one call for every token of every route.
-pub(crate) fn check(policy: &Policy, presented: &Presented<'_>, identity: &Identity) -> Result<Held, Refusal> {
+pub(crate) fn check<W: Witness>(
+    policy: &Policy,
+    presented: &Presented<'_>,
+    identity: &Identity,
+    witness: &mut W,
+) -> Result<Held, Refusal> {
+    witness.begin(Step::Binding);
     let dpop = &policy.shared.dpop;
     let unproven = |why: &'static str, description| {
         let refusal = Refusal::new(Reason::SenderUnproven).internal(why);
@@ -129,8 +156,13 @@ pub(crate) fn check(policy: &Policy, presented: &Presented<'_>, identity: &Ident
             None => return Err(unproven("the connection showed no certificate", description)),
         }
     }
+    witness.note(|| bindings.told().to_owned());
+    witness.begin(Step::Proof);
     let next_nonce = match (&bindings.key, presented.scheme) {
-        (None, _) => None,
+        (None, _) => {
+            witness.skip(&[Step::Proof], "the token is bound to no key");
+            None
+        }
         // Without this, binding a token would gain nothing against who stole it (RFC 9449 section 7.2).
         (Some(_), Scheme::Bearer) => {
             let challenge =
@@ -139,7 +171,7 @@ pub(crate) fn check(policy: &Policy, presented: &Presented<'_>, identity: &Ident
             return Err(refusal.header(WWW_AUTHENTICATE, challenge));
         }
         (Some(key), Scheme::Dpop) => dpop
-            .check(presented.request, presented.token, key, presented.now)
+            .check::<W>(presented.request, presented.token, key, presented.now)
             .map_err(|fault| dpop.refuse(&fault, presented.now))?,
     };
     Ok(Held { next_nonce })

@@ -66,6 +66,18 @@ impl TokenCache {
         found.map(|Known { issuer, key, identity }| (identity, issuer, key))
     }
 
+    /// What [`get`](Self::get) would give, for who only asks: nothing is counted.
+    pub(crate) fn peek(
+        &self,
+        hash: u64,
+        token: &[u8],
+        now: u64,
+        accepts: impl Fn(u64) -> bool,
+    ) -> Option<(Arc<Identity>, u64, Arc<Key>)> {
+        let found = self.tokens.peek(hash, token, now, |known| accepts(known.issuer));
+        found.map(|Known { issuer, key, identity }| (identity, issuer, key))
+    }
+
     /// Keeps what was just verified with `key`.
     pub(crate) fn insert(
         &self,

@@ -15,6 +15,7 @@ use crate::error::{Part, TokenFault};
 use crate::pointer::ClaimPath;
 use crate::scan::{self, Item, Text};
 use crate::strict_json::BadJson;
+use crate::witness::{Step, Witness, shown, spoken};
 
 /// The latest date taken: the end of the year 9999. A later one is milliseconds taken for seconds, or a token for ever.
 const LAST_DATE: f64 = 253_402_300_799.0;
@@ -59,20 +60,46 @@ pub(crate) struct Rules {
 impl Rules {
     /// Judges `aud`, `exp`, `nbf`, `iat` and `sub` at `now`. Gives the expiry, in seconds since the epoch.
     pub(crate) fn judge(&self, claims: &Claims, now: u64) -> Result<u64, TokenFault> {
-        if let Some(audiences) = &self.audiences {
-            judge_audience(claims, audiences)?;
+        self.judge_before(claims, now, &mut ())
+    }
+
+    /// The same before a witness.
+    pub(crate) fn judge_before<W: Witness>(
+        &self,
+        claims: &Claims,
+        now: u64,
+        witness: &mut W,
+    ) -> Result<u64, TokenFault> {
+        witness.begin(Step::Audience);
+        match &self.audiences {
+            Some(audiences) => judge_audience(claims, audiences, witness)?,
+            None => witness.skip(&[Step::Audience], "tokens for any audience are accepted"),
         }
+        witness.begin(Step::Expiry);
         let expires_at = date(claims, "exp", f64::floor)?.ok_or(TokenFault::ClaimMissing("exp"))?;
+        witness.note(|| match now < expires_at {
+            true => format!("expires in {}", spoken(expires_at - now)),
+            false => format!("expired {} ago, leeway {}", spoken(now - expires_at), spoken(self.leeway)),
+        });
         // "On or after which the JWT MUST NOT be accepted": the second itself is too late.
         let last = expires_at.saturating_add(self.leeway);
         if now >= last {
             return Err(TokenFault::Expired { ago: now - expires_at });
         }
-        if let Some(begins_at) = date(claims, "nbf", f64::ceil)?
-            && begins_at > now.saturating_add(self.leeway)
-        {
-            return Err(TokenFault::NotYetValid { wait: begins_at - now });
+        witness.begin(Step::NotBefore);
+        match date(claims, "nbf", f64::ceil)? {
+            None => witness.skip(&[Step::NotBefore], "the token has no nbf"),
+            Some(begins_at) => {
+                witness.note(|| match begins_at > now {
+                    true => format!("good in {}, leeway {}", spoken(begins_at - now), spoken(self.leeway)),
+                    false => format!("good since {} ago", spoken(now - begins_at)),
+                });
+                if begins_at > now.saturating_add(self.leeway) {
+                    return Err(TokenFault::NotYetValid { wait: begins_at - now });
+                }
+            }
         }
+        witness.begin(Step::Form);
         // When it was issued decides nothing here, yet it must be a date if it is there.
         date(claims, "iat", f64::floor)?;
         match claims.raw("sub") {
@@ -98,7 +125,7 @@ pub(crate) fn identity(
     Identity::with_scopes(issuer.clone(), claims, expires_at, scopes)
 }
 
-fn judge_audience(claims: &Claims, ours: &[Box<str>]) -> Result<(), TokenFault> {
+fn judge_audience<W: Witness>(claims: &Claims, ours: &[Box<str>], witness: &mut W) -> Result<(), TokenFault> {
     let is_ours = |audience: &str| ours.iter().any(|own| **own == *audience);
     let mut accepted = false;
     match claims.raw("aud") {
@@ -116,6 +143,16 @@ fn judge_audience(claims: &Claims, ours: &[Box<str>]) -> Result<(), TokenFault> 
             }
         }
     }
+    witness.note(|| {
+        let theirs = match claims.raw("aud") {
+            Some(Raw::Text(audience)) => shown(audience),
+            Some(Raw::Json(list)) => shown(list),
+            None => String::new(),
+        };
+        let ours: Vec<_> = ours.iter().map(|audience| shown(audience)).collect();
+        let verb = if accepted { "has one of" } else { "has none of" };
+        format!("aud {theirs} {verb} {}", ours.join(", "))
+    });
     if accepted { Ok(()) } else { Err(TokenFault::Audience) }
 }
 

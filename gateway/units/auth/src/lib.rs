@@ -9,8 +9,8 @@
 //! `cache` of tokens already verified, which is made of `shards` like every cache here; what a route asks (`policy`, of
 //! `scopes`, `predicates` by `pointer`, and `step_up`), what was taken back (`revocation`), whether a token's holder presents
 //! it (`binding`, `dpop`), and the one place that decides (`verify`), with the `proof` it gives; what a refused client is told
-//! (`challenge`) and what the operator is (`metrics`, `refusals`); what the upstream is told in the gateway's own name
-//! (`issue`); and the unit's outside: [`Unit`], [`Handle`], [`AuthTask`]. Apart from that way stand the two deciders that ask
+//! (`challenge`) and what the operator is (`metrics`, `refusals`, and step by step on request: `witness`, `explain`, `told`);
+//! what the upstream is told in the gateway's own name (`issue`); and the unit's outside: [`Unit`], [`Handle`], [`AuthTask`]. Apart from that way stand the two deciders that ask
 //! another service (`remote`, over the `client`): the issuer's own endpoint for opaque tokens (`introspection`), and whatever
 //! service an operator has that authorises requests (`forward_auth`).
 //!
@@ -31,6 +31,7 @@ mod discovery;
 mod disk;
 mod dpop;
 mod error;
+mod explain;
 mod fetch;
 mod forward_auth;
 mod freshness;
@@ -61,12 +62,14 @@ mod shards;
 mod step_up;
 mod strict_json;
 mod task;
+mod told;
 mod unit;
 #[cfg(test)]
 mod key_vectors;
 #[cfg(test)]
 mod vectors;
 mod verify;
+mod witness;
 
 pub use algorithm::Algorithm;
 pub use binding::SenderConstraint;
@@ -74,6 +77,7 @@ pub use config::{
     AddressBudget, Config, Credentials, DiscoveryConfig, InlineKeys, IssuerConfig, JwksConfig, RouteAuth, Scopes,
 };
 pub use dpop::config::{DpopConfig, NonceConfig};
+pub use explain::{ExplainedStep, Explanation, StepOutcome};
 pub use forward_auth::config::{DecisionCacheConfig, ForwardAuthConfig, ForwardMethod, OnFailure};
 pub use forward_auth::{Allowed, Decision, ForwardAuth, Rebuff};
 pub use introspection::config::{CacheConfig, ClientConfig, ClientMethod, IntrospectionConfig};

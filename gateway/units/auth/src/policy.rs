@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use crate::binding::SenderConstraint;
 use crate::cache::TokenCache;
 use crate::challenge::Challenges;
-use crate::config::{Credentials, RouteAuth, identity_header};
+use crate::config::{Credentials, RouteAuth, Scopes, identity_header};
 use crate::dpop::Dpop;
 use crate::introspection::Introspector;
 use crate::issue::{Mint, Spec};
@@ -26,6 +26,7 @@ use crate::refusals::RouteOutcomes;
 use crate::revocation::Revocations;
 use crate::scopes::{ScopeRules, Verdict};
 use crate::step_up::Demand;
+use crate::witness::{Step, Witness};
 
 /// The longest header that a claim may become; a longer one is left out.
 const MAX_HEADER: usize = 8 * 1024;
@@ -54,8 +55,10 @@ pub struct Policy {
     outcomes: RouteOutcomes,
     optional: bool,
     scopes: ScopeRules,
-    predicates: Box<[Predicate]>,
-    step_up: Option<Demand>,
+    /// The same by name, for explanations.
+    pub(crate) wanted_scopes: Scopes,
+    pub(crate) predicates: Box<[Predicate]>,
+    pub(crate) step_up: Option<Demand>,
     credentials: Credentials,
     headers: Box<[(HeaderName, Box<str>)]>,
     pub(crate) sender_constraint: SenderConstraint,
@@ -84,6 +87,7 @@ impl Policy {
             outcomes,
             optional: wanted.optional,
             scopes: ScopeRules::new(&wanted.scopes),
+            wanted_scopes: wanted.scopes.clone(),
             // Its faults were told before.
             predicates: predicates::compile(&wanted.claims, &Path::root(), &mut Faults::new()),
             step_up: wanted.step_up.as_ref().map(|wanted| Demand::new(wanted, &shared.challenges)),
@@ -104,7 +108,12 @@ impl Policy {
 
     /// Judges a good token: first what another authentication would not mend, so that no user is sent to log in for
     /// nothing.
-    pub(crate) fn judge(&self, identity: &Identity, now: u64) -> Result<(), Refusal> {
+    pub(crate) fn judge<W: Witness>(&self, identity: &Identity, now: u64, witness: &mut W) -> Result<(), Refusal> {
+        witness.begin(Step::Scopes);
+        match self.asks_for_scopes() {
+            true => witness.note(|| self.explain_scopes(identity)),
+            false => witness.skip(&[Step::Scopes], "the route asks for none"),
+        }
         match self.scopes.judge(identity.scopes()) {
             Verdict::Enough => {}
             Verdict::Missing => {
@@ -114,14 +123,25 @@ impl Policy {
             }
             Verdict::Forbidden => return Err(self.not_allowed("the token has a scope that the route forbids".into())),
         }
+        witness.begin(Step::Claims);
+        if self.predicates.is_empty() {
+            witness.skip(&[Step::Claims], "the route has no rules on claims");
+        }
         if let Some(index) = self.predicates.iter().position(|predicate| !predicate.holds(identity.claims())) {
             return Err(self.not_allowed(format!("the token's claims do not meet claims[{index}] of the route")));
         }
+        witness.note(|| format!("as all {} rules of the route say", self.predicates.len()));
         match &self.step_up {
-            None => Ok(()),
+            None => {
+                witness.skip(&[Step::Authentication], "the route does not ask how the user was authenticated");
+                Ok(())
+            }
             Some(demand) => {
+                witness.begin(Step::Authentication);
                 let issuer = self.issuers.iter().find(|issuer| issuer.name == identity.issuer);
-                demand.judge(identity.claims(), now, issuer.map_or(0, |issuer| issuer.rules.leeway))
+                demand.judge(identity.claims(), now, issuer.map_or(0, |issuer| issuer.rules.leeway))?;
+                witness.note(|| "the user was authenticated as the route demands".to_owned());
+                Ok(())
             }
         }
     }
@@ -130,10 +150,12 @@ impl Policy {
         Refusal::new(Reason::TokenNotAllowed).header(WWW_AUTHENTICATE, self.not_allowed.clone()).internal(why)
     }
 
-    /// Judges a request without a token.
-    pub(crate) fn judge_nothing(&self) -> Result<Proof, Refusal> {
+    /// Judges a request without a token; it is counted where it `serves` one.
+    pub(crate) fn judge_nothing(&self, serves: bool) -> Result<Proof, Refusal> {
         let anonymous = Anonymous::allowed_by(self).ok_or_else(|| self.missing())?;
-        self.outcomes.anonymous();
+        if serves {
+            self.outcomes.anonymous();
+        }
         Ok(Proof::Anonymous(anonymous))
     }
 

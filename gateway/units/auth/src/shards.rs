@@ -91,13 +91,34 @@ impl<V: Kept> Shards<V> {
     where
         V: Clone,
     {
+        self.with(hash, key, now, wanted, |entry| {
+            // Reading first keeps the line shared between cores while the mark is set.
+            if !entry.used.load(Ordering::Relaxed) {
+                entry.used.store(true, Ordering::Relaxed);
+            }
+            entry.value.clone()
+        })
+    }
+
+    /// What [`get`](Self::get) would give, which does not stay longer for it.
+    pub(crate) fn peek(&self, hash: u64, key: &[u8], now: V::Time, wanted: impl Fn(&V) -> bool) -> Option<V>
+    where
+        V: Clone,
+    {
+        self.with(hash, key, now, wanted, |entry| entry.value.clone())
+    }
+
+    fn with<T>(
+        &self,
+        hash: u64,
+        key: &[u8],
+        now: V::Time,
+        wanted: impl Fn(&V) -> bool,
+        give: impl FnOnce(&Entry<V>) -> T,
+    ) -> Option<T> {
         let shard = self.shard(hash)?.read();
         let entry = shard.slots[shard.find(hash, key, wanted)?].as_ref().filter(|entry| entry.value.is_good(now))?;
-        // Reading first keeps the line shared between cores while the mark is set.
-        if !entry.used.load(Ordering::Relaxed) {
-            entry.used.store(true, Ordering::Relaxed);
-        }
-        Some(entry.value.clone())
+        Some(give(entry))
     }
 
     /// Keeps `value`, whose memory beside itself is `size`, in place of one under `key` that is the `same`; that one goes

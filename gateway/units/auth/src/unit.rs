@@ -22,6 +22,7 @@ use crate::cache::TokenCache;
 use crate::challenge::Challenges;
 use crate::config::{Config, IssuerConfig, RouteAuth};
 use crate::dpop::Dpop;
+use crate::explain::{Explanation, Trail};
 use crate::fetch;
 use crate::forward_auth::config::ForwardAuthConfig;
 use crate::forward_auth::{Decision, ForwardAuth};
@@ -280,7 +281,17 @@ impl Handle {
     /// where the issuer's keys must be waited for, it takes `jwks.wait`, or twice `introspection.timeout` where the issuer
     /// itself must be asked. Drop the future when the client goes away: nothing is left behind.
     pub async fn authenticate(&self, policy: &Policy, request: &RequestView<'_>) -> Result<Proof, Refusal> {
-        verify::authenticate(policy, request, &*self.core.clock, &self.core.metrics).await
+        verify::authenticate(policy, request, &*self.core.clock, &self.core.metrics, &mut ()).await
+    }
+
+    /// What [`authenticate`](Self::authenticate) would say to the same request, and why, step by step. It is the same
+    /// judgement, and leaves none of its traces: nothing is counted, charged to the client's address, remembered as
+    /// verified or used up. So an address over its budget is not told of. Keys that are not at hand are fetched, and an
+    /// issuer that is introspected is asked, as for a request.
+    pub async fn explain(&self, policy: &Policy, request: &RequestView<'_>) -> Explanation {
+        let mut trail = Trail::default();
+        let outcome = verify::authenticate(policy, request, &*self.core.clock, &self.core.metrics, &mut trail).await;
+        trail.finish(outcome)
     }
 
     /// Asks the authorising service of the route that `forward_auth` was made for whether `request` may pass. At the

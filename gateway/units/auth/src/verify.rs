@@ -8,6 +8,8 @@
 //!
 //! Only where the key is not at hand does a request wait, and then [`crate::keyring`] says for how long; or where the token
 //! can be judged by its issuer's endpoint alone, and then [`crate::introspection`] does.
+//!
+//! All of it tells a [`Witness`] what it does: nobody where a request is served, [`crate::explain`] where an operator asks.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use crate::metrics::{Metrics, Verifications};
 use crate::policy::Policy;
 use crate::proof::Proof;
 use crate::revocation::Judgement;
+use crate::witness::{Step, Witness, shown, spoken};
 
 /// The proof that a request carries a token that its route accepts. Only this module can make one.
 #[derive(Debug, Clone)]
@@ -74,62 +77,88 @@ impl From<TokenFault> for Halt {
 }
 
 /// Verifies the request's token for `policy`.
-pub(crate) async fn authenticate(
+pub(crate) async fn authenticate<W: Witness>(
     policy: &Policy,
     request: &RequestView<'_>,
     clock: &dyn Clock,
     metrics: &Metrics,
+    witness: &mut W,
 ) -> Result<Proof, Refusal> {
     let now = clock.unix_seconds();
-    let refuse = |refusal| Err(policy.refuse(refusal, &metrics.anonymous, now));
+    let refuse = |refusal| Err(tell::<W>(policy, refusal, &metrics.anonymous, now));
+    witness.begin(Step::Token);
     let (token, scheme) = match bearer::find(request.headers) {
         Found::Token(token, scheme) => (token, scheme),
-        Found::Nothing => return policy.judge_nothing().or_else(refuse),
+        Found::Nothing => return policy.judge_nothing(W::SERVES).or_else(refuse),
         Found::Malformed(why) => return refuse(policy.shared.challenges.malformed_credentials(why)),
     };
+    witness.note(|| format!("in Authorization, by the scheme {}", scheme.name()));
     let presented = Presented { scheme, token, request, now };
-    let outcome = judge(policy, &presented, clock, metrics).await;
+    let outcome = judge(policy, &presented, clock, metrics, witness).await;
     match scheme {
         Scheme::Bearer => outcome,
         Scheme::Dpop => outcome.map_err(|refusal| policy.shared.dpop.in_own_scheme(refusal)),
     }
 }
 
+/// A refusal on its way to the client, of which the operator is told first.
+fn tell<W: Witness>(policy: &Policy, refusal: Refusal, counters: &Verifications, now: u64) -> Refusal {
+    if W::SERVES { policy.refuse(refusal, counters, now) } else { refusal }
+}
+
 /// Judges a token that was found.
-async fn judge(
+async fn judge<W: Witness>(
     policy: &Policy,
     presented: &Presented<'_>,
     clock: &dyn Clock,
     metrics: &Metrics,
+    witness: &mut W,
 ) -> Result<Proof, Refusal> {
     let challenges = &policy.shared.challenges;
     let &Presented { token, request, now, .. } = presented;
-    let refuse = |refusal, counters: &Verifications| Err(policy.refuse(refusal, counters, now));
+    let refuse = |refusal, counters: &Verifications| Err(tell::<W>(policy, refusal, counters, now));
+    // Who only asks why is nobody's client.
+    let client = W::SERVES.then_some(request.client);
     // A token that no issuer with keys can have made is its own issuer's to judge.
     if let Some(introspector) = &policy.introspection
         && (policy.issuers.is_empty() || introspection::is_opaque(token))
     {
-        return introspect(policy, introspector, presented, clock, Some(request.client)).await;
+        witness.skip(&[Step::Cache], "tokens that only their issuer can judge are not kept here");
+        witness.skip(&Step::BY_KEYS, "only its issuer can judge this token");
+        return introspect(policy, introspector, presented, clock, client, witness).await;
     }
+    witness.begin(Step::Cache);
     let hash = policy.shared.cache.hash(token);
-    let cached = policy.shared.cache.get(hash, token, now, |id| policy.issuers.iter().any(|issuer| issuer.id == id));
+    let is_ours = |id| policy.issuers.iter().any(|issuer| issuer.id == id);
+    let cached = if W::SERVES {
+        policy.shared.cache.get(hash, token, now, is_ours)
+    } else {
+        policy.shared.cache.peek(hash, token, now, is_ours)
+    };
     if let Some((identity, id, key)) = cached {
         let issuer = policy.issuers.iter().find(|issuer| issuer.id == id);
         let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
-        return admit(policy, presented, identity, key.kid(), counters);
+        witness.note(|| {
+            let left = spoken(identity.expires_at.saturating_sub(now));
+            format!("verified before, as one of issuer {}; expires in {left}", identity.issuer)
+        });
+        witness.skip(&Step::BY_KEYS, "it was verified before");
+        return admit(policy, presented, identity, key.kid(), counters, witness);
     }
+    witness.skip(&[Step::Cache], "it was not verified before, or is no longer remembered");
 
     let mut attempt = Attempt { policy, token, hash, clock, now };
     let mut issuer = None;
     // One that is known to be another issuer's will be found so again: that costs no signature check.
     let is_known = policy.introspection.as_ref().is_some_and(|introspector| introspector.knows(token));
-    let mut outcome = attempt.check((!is_known).then_some(request.client), &mut issuer);
+    let mut outcome = attempt.check(client.filter(|_| !is_known), &mut issuer, witness);
     if let (Err(Halt::NeedsKeys(kid)), Some(issuer)) = (&outcome, issuer) {
+        witness.waits();
         outcome = match issuer.keyring.ask(kid.as_deref(), clock.now(), issuer.config.jwks.wait.get()).await {
             Asked::Look => {
                 attempt.now = clock.unix_seconds();
                 // The budget was charged the first time.
-                attempt.check(None, &mut Some(issuer))
+                attempt.check(None, &mut Some(issuer), witness)
             }
             Asked::Unknown => Err(TokenFault::KeyUnknown.into()),
             Asked::Unavailable { why, retry_after } => {
@@ -141,14 +170,15 @@ async fn judge(
     if let (Err(Halt::Bad(fault)), None, Some(introspector)) = (&outcome, issuer, &policy.introspection)
         && introspection::is_foreign(fault)
     {
-        let charge = (!introspection::was_charged(fault)).then_some(request.client);
-        return introspect(policy, introspector, presented, clock, charge).await;
+        witness.waive("it names no issuer with keys of this route: the one that is introspected is asked");
+        let charge = client.filter(|_| !introspection::was_charged(fault));
+        return introspect(policy, introspector, presented, clock, charge, witness).await;
     }
     let counters = issuer.map_or(&metrics.anonymous, |issuer| &issuer.metrics.verifications);
     match outcome {
         // Where it waited for keys, what follows is judged by the time now: a proof may be forgotten by then.
         Ok((identity, key)) => {
-            admit(policy, &Presented { now: attempt.now, ..*presented }, identity, key.kid(), counters)
+            admit(policy, &Presented { now: attempt.now, ..*presented }, identity, key.kid(), counters, witness)
         }
         // Only what cannot be read can be something else than a token, so only then is its alphabet looked at.
         Err(Halt::Bad(fault)) if fault.reason() == Reason::TokenMalformed && !bearer::is_token(token) => {
@@ -166,44 +196,53 @@ async fn judge(
 }
 
 /// Has the token's own issuer judge it.
-async fn introspect(
+async fn introspect<W: Witness>(
     policy: &Policy,
     introspector: &Introspector,
     presented: &Presented<'_>,
     clock: &dyn Clock,
     charge: Option<IpAddr>,
+    witness: &mut W,
 ) -> Result<Proof, Refusal> {
-    let identified = introspector.identify(presented.token, &policy.shared, charge).await;
+    witness.begin(Step::Introspection);
+    let identified = introspector.identify(presented.token, &policy.shared, charge, witness).await;
     // It may have waited for as long as it takes to forget a proof.
     let presented = &Presented { now: clock.unix_seconds(), ..*presented };
     match identified {
         // No key of ours verified it.
-        Ok(identity) => admit(policy, presented, identity, None, &introspector.verifications),
-        Err(refusal) => Err(policy.refuse(refusal, &introspector.verifications, presented.now)),
+        Ok(identity) => admit(policy, presented, identity, None, &introspector.verifications, witness),
+        Err(refusal) => Err(tell::<W>(policy, refusal, &introspector.verifications, presented.now)),
     }
 }
 
 /// The last steps, for tokens old and new: what was revoked, whether its holder presents it, and what the route asks beyond
 /// a good token. `kid` is that of the key which verified the token, whatever the token's header says.
-fn admit(
+fn admit<W: Witness>(
     policy: &Policy,
     presented: &Presented<'_>,
     identity: Arc<Identity>,
     kid: Option<&str>,
     counters: &Verifications,
+    witness: &mut W,
 ) -> Result<Proof, Refusal> {
     let now = presented.now;
-    let judged = match policy.shared.revocations.judge(&identity, kid, now) {
-        Judgement::Good => binding::check(policy, presented, &identity),
+    witness.begin(Step::Revocation);
+    let revocations = &policy.shared.revocations;
+    let judgement =
+        if W::SERVES { revocations.judge(&identity, kid, now) } else { revocations.look(&identity, kid, now) };
+    let judged = match judgement {
+        Judgement::Good => binding::check(policy, presented, &identity, witness),
         Judgement::Revoked(kind) => Err(policy.shared.challenges.bad_token(&TokenFault::Revoked(kind))),
         Judgement::Unknown(why) => Err(challenge::revocations_unknown(why)),
     };
-    match judged.and_then(|held| policy.judge(&identity, now).map(|()| held)) {
+    match judged.and_then(|held| policy.judge(&identity, now, witness).map(|()| held)) {
         Ok(held) => {
-            counters.ok();
+            if W::SERVES {
+                counters.ok();
+            }
             Ok(Proof::Verified(Verified { identity, held }))
         }
-        Err(refusal) => Err(policy.refuse(refusal, counters, now)),
+        Err(refusal) => Err(tell::<W>(policy, refusal, counters, now)),
     }
 }
 
@@ -228,13 +267,25 @@ struct Attempt<'r> {
 impl<'r> Attempt<'r> {
     /// Goes the whole way without waiting. Charges `charge`, if given, with a signature check. Sets `whose` as soon as an
     /// issuer of the policy is known, whatever comes of it.
-    fn check(&self, charge: Option<IpAddr>, whose: &mut Option<&'r Issuer>) -> Result<Checked, Halt> {
+    fn check<W: Witness>(
+        &self,
+        charge: Option<IpAddr>,
+        whose: &mut Option<&'r Issuer>,
+        witness: &mut W,
+    ) -> Result<Checked, Halt> {
         let shared = &self.policy.shared;
+        witness.begin(Step::Shape);
         let compact = Compact::split(self.token, shared.longest)?;
+        witness.note(|| format!("three parts, {} bytes", self.token.len()));
+        witness.begin(Step::Header);
         let mut room: SmallVec<[u8; 512]> = SmallVec::from_elem(0, compact.header.len());
         let header =
             base64url::decode_slice(compact.header, &mut room).map_err(|_| TokenFault::Encoding(Part::Header))?;
         let header = Header::parse(header)?;
+        witness.note(|| {
+            let kid = header.kid.as_deref().map_or("no kid".into(), |kid| format!("kid {}", shown(kid)));
+            format!("alg {}, {kid}", header.algorithm.name())
+        });
 
         if let (Some(client), Some(limiter)) = (charge, &shared.limiter) {
             limiter
@@ -242,10 +293,13 @@ impl<'r> Attempt<'r> {
                 .map_err(|limited| Halt::Limited(limited.retry_after))?;
         }
 
+        witness.begin(Step::Payload);
         let payload = base64url::decode(compact.payload).map_err(|_| TokenFault::Encoding(Part::Payload))?;
         let claims = claims::read(payload)?;
+        witness.begin(Step::Issuer);
         let issuer = match claims.raw("iss") {
             Some(Raw::Text(iss)) => {
+                witness.note(|| self.policy.explain_issuer(iss));
                 self.policy.issuers.iter().find(|issuer| issuer.config.issuer == iss).ok_or(TokenFault::Issuer)?
             }
             Some(Raw::Json(_)) => return Err(TokenFault::ClaimForm("iss").into()),
@@ -253,22 +307,30 @@ impl<'r> Attempt<'r> {
         };
         *whose = Some(issuer);
 
-        let key = self.verify_signature(issuer, &compact, &header)?;
-        let expires_at = issuer.rules.judge(&claims, self.now)?;
+        let key = self.verify_signature(issuer, &compact, &header, witness)?;
+        let expires_at = issuer.rules.judge_before(&claims, self.now, witness)?;
         let identity = Arc::new(claims::identity(&issuer.name, issuer.scope_claim.as_ref(), claims, expires_at));
-        if !key.is_withdrawn() {
+        if W::SERVES && !key.is_withdrawn() {
             shared.cache.insert(self.hash, self.token, issuer.id, &key, &identity, self.now);
         }
         Ok((identity, key))
     }
 
     /// Finds the key that made the signature.
-    fn verify_signature(&self, issuer: &Issuer, compact: &Compact<'_>, header: &Header<'_>) -> Result<Arc<Key>, Halt> {
+    fn verify_signature<W: Witness>(
+        &self,
+        issuer: &Issuer,
+        compact: &Compact<'_>,
+        header: &Header<'_>,
+        witness: &mut W,
+    ) -> Result<Arc<Key>, Halt> {
+        witness.begin(Step::Algorithm);
         if !issuer.algorithms.contains(header.algorithm) {
             return Err(TokenFault::AlgorithmNotAllowed(header.algorithm).into());
         }
         let mut room = [0; MAX_SIGNATURE];
         let signature = compact.decode_signature(&mut room)?;
+        witness.begin(Step::Key);
         let keys = issuer.keyring.keys();
         let Some(keys) = keys.as_ref() else { return Err(Halt::NeedsKeys(None)) };
         let kid = header.kid.as_deref();
@@ -279,15 +341,19 @@ impl<'r> Attempt<'r> {
         };
         for key in candidates {
             if key.verifies(header.algorithm, compact.signed, signature) {
+                witness.note(|| key.kid().map_or("one without kid".into(), |kid| format!("kid {}", shown(kid))));
+                witness.begin(Step::Signature);
                 return Ok(Arc::clone(key));
             }
         }
         match kid {
             // A key of that name may have been published since.
             Some(kid) if !keys.has_kid(kid) => Err(Halt::NeedsKeys(Some(kid.into()))),
-            Some(_) => Err(TokenFault::Signature.into()),
             None if keys.keys().is_empty() => Err(TokenFault::KeyUnknown.into()),
-            None => Err(TokenFault::Signature.into()),
+            Some(_) | None => {
+                witness.begin(Step::Signature);
+                Err(TokenFault::Signature.into())
+            }
         }
     }
 }

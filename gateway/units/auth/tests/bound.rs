@@ -7,10 +7,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aws_lc_rs::digest;
+use common::holder::{Client, sha256, thumbprint};
 use common::*;
 use http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -19,60 +18,6 @@ use sluice_auth::{Algorithm, Config, JwksConfig, NonceConfig, Policy, RouteAuth,
 use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::request::{Connection, RequestView, Scheme, TlsInfo};
 use sluice_vocabulary::{Reason, Refusal};
-
-const URL: &str = "https://api.example.com:8443/orders/7";
-
-fn sha256(bytes: impl AsRef<[u8]>) -> Vec<u8> {
-    digest::digest(&digest::SHA256, bytes.as_ref()).as_ref().to_vec()
-}
-
-/// RFC 7638, written once more.
-fn thumbprint(jwk: &Value) -> String {
-    let text = |name: &str| jwk[name].as_str().unwrap();
-    b64(sha256(match text("kty") {
-        "RSA" => format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, text("e"), text("n")),
-        "EC" => format!(r#"{{"crv":"{}","kty":"EC","x":"{}","y":"{}"}}"#, text("crv"), text("x"), text("y")),
-        _ => format!(r#"{{"crv":"{}","kty":"OKP","x":"{}"}}"#, text("crv"), text("x")),
-    }))
-}
-
-/// A client that has a key.
-struct Client {
-    signer: Signer,
-    made: AtomicU64,
-}
-
-impl Client {
-    fn new(algorithm: Algorithm) -> Self {
-        Self { signer: Signer::new("", algorithm), made: AtomicU64::new(0) }
-    }
-
-    fn jwk(&self) -> Value {
-        without(self.signer.jwk(), "kid")
-    }
-
-    fn thumbprint(&self) -> String {
-        thumbprint(&self.jwk())
-    }
-
-    fn header(&self) -> Value {
-        json!({"typ": "dpop+jwt", "alg": self.signer.algorithm.name(), "jwk": self.jwk()})
-    }
-
-    /// Claims that are good for a GET of [`URL`] with `token`, with a `jti` of their own.
-    fn claims(&self, token: &str) -> Value {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        json!({"jti": format!("proof-{number}"), "htm": "GET", "htu": URL, "iat": NOW, "ath": b64(sha256(token))})
-    }
-
-    fn sign(&self, header: &Value, claims: &Value) -> String {
-        self.signer.sign_raw(header.to_string(), claims.to_string())
-    }
-
-    fn proof(&self, token: &str) -> String {
-        self.sign(&self.header(), &self.claims(token))
-    }
-}
 
 /// An issuer, the unit, and one route.
 struct Edge {

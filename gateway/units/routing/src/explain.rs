@@ -6,12 +6,13 @@
 use std::cmp::Reverse;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Uri};
 use serde::Serialize;
 use sluice_vocabulary::RouteName;
-use sluice_vocabulary::request::{Connection, RequestView, Scheme};
+use sluice_vocabulary::request::{Connection, RequestView, Scheme, TlsInfo};
 
 use crate::answer::Decision;
 use crate::cors::preflight_method;
@@ -277,6 +278,8 @@ pub struct Question {
     pub scheme: Scheme,
     /// The host, lower case, without port.
     pub host: String,
+    /// The port beside it, where one was written.
+    pub port: Option<u16>,
     /// The path as written. A look-up wants it normalised, which whoever asks must see to.
     pub path: String,
     /// The query, without its `?`.
@@ -323,6 +326,7 @@ impl Question {
             method,
             scheme,
             host,
+            port: url.port_u16(),
             path: path.to_owned(),
             query: url.query().map(str::to_owned),
             headers: HeaderMap::new(),
@@ -348,13 +352,25 @@ impl Question {
         Ok(self)
     }
 
+    /// On a connection that showed, and was believed, a certificate with this SHA-256.
+    #[must_use]
+    pub fn with_certificate(mut self, sha256: [u8; 32]) -> Self {
+        self.connection.tls = Some(Arc::new(TlsInfo {
+            version: "TLSv1.3",
+            cipher: "",
+            server_name: None,
+            client_certificate_sha256: Some(sha256),
+        }));
+        self
+    }
+
     /// As every unit sees a request.
     pub fn view(&self) -> RequestView<'_> {
         RequestView {
             method: &self.method,
             scheme: self.scheme,
             host: &self.host,
-            port: None,
+            port: self.port,
             path: &self.path,
             query: self.query.as_deref(),
             headers: &self.headers,

@@ -34,6 +34,7 @@ use crate::dpop::proof::{Proof, ProofFault};
 use crate::dpop::replay::{Replays, Seen};
 use crate::dpop::thumbprint::Thumbprint;
 use crate::metrics::ProofMetrics;
+use crate::witness::Witness;
 
 /// The field that holds the proof.
 pub(crate) const DPOP: HeaderName = HeaderName::from_static("dpop");
@@ -89,20 +90,22 @@ impl Dpop {
     }
 
     /// Whether `request` proves that its sender has the key that `token` is bound to. Gives the nonce that the client
-    /// is to use from now on, where that is another one.
-    pub(crate) fn check(
+    /// is to use from now on, where that is another one. A proof is used up by it where it serves a request.
+    pub(crate) fn check<W: Witness>(
         &self,
         request: &RequestView<'_>,
         token: &[u8],
         bound_to: &Thumbprint,
         now: u64,
     ) -> Result<Option<HeaderValue>, ProofFault> {
-        let outcome = self.judge(request, token, bound_to, now);
-        self.metrics.count(outcome.as_ref().err());
+        let outcome = self.judge::<W>(request, token, bound_to, now);
+        if W::SERVES {
+            self.metrics.count(outcome.as_ref().err());
+        }
         outcome
     }
 
-    fn judge(
+    fn judge<W: Witness>(
         &self,
         request: &RequestView<'_>,
         token: &[u8],
@@ -138,7 +141,10 @@ impl Dpop {
         proof.verify()?;
         // One second more than it could be used, so that the last one is covered whole.
         let until = claims.issued_at.saturating_add(self.max_age).saturating_add(1);
-        match self.replays.see(bound_to, claims.id.as_bytes(), until, now) {
+        let id = claims.id.as_bytes();
+        let seen =
+            if W::SERVES { self.replays.see(bound_to, id, until, now) } else { self.replays.look(bound_to, id, now) };
+        match seen {
             Seen::New => Ok(next_nonce),
             Seen::Before => Err(ProofFault::Replayed),
             Seen::Full => Err(ProofFault::Unremembered),

@@ -79,11 +79,34 @@ impl Replays {
         self.most.store((1 << buckets.ilog2()) / 8 * 7, Ordering::Relaxed);
     }
 
+    /// What [`see`](Self::see) would say. Remembers nothing.
+    pub(crate) fn look(&self, key: &Thumbprint, id: &[u8], now: u64) -> Seen {
+        let [hash, check] = self.hashes(key, id);
+        let shard = self.shard(hash).lock();
+        let most = self.most.load(Ordering::Relaxed);
+        // What has expired would be swept first.
+        let is_full = || shard.table.iter().filter(|entry| entry.until >= now).count() >= most;
+        match shard.table.find(hash, |entry| entry.hash == hash && entry.check == check) {
+            Some(entry) if entry.until >= now => Seen::Before,
+            Some(_) => Seen::New,
+            None if shard.table.len() >= most && is_full() => Seen::Full,
+            None => Seen::New,
+        }
+    }
+
+    fn hashes(&self, key: &Thumbprint, id: &[u8]) -> [u64; 2] {
+        [0, 1].map(|which: usize| self.keys[which].hash_one((key.as_bytes(), id)))
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        // The table inside uses the low and the top bits; the middle is free.
+        &self.shards[(hash >> 32) as usize % SHARDS]
+    }
+
     /// Remembers a proof until the second `until`, unless it is remembered already.
     pub(crate) fn see(&self, key: &Thumbprint, id: &[u8], until: u64, now: u64) -> Seen {
-        let [hash, check] = [0, 1].map(|which: usize| self.keys[which].hash_one((key.as_bytes(), id)));
-        // The table inside uses the low and the top bits; the middle is free.
-        let mut shard = self.shards[(hash >> 32) as usize % SHARDS].lock();
+        let [hash, check] = self.hashes(key, id);
+        let mut shard = self.shard(hash).lock();
         let before = shard.table.len();
         let most = self.most.load(Ordering::Relaxed);
         let waited = now.saturating_sub(shard.swept);
@@ -153,6 +176,24 @@ mod tests {
         assert_eq!(replays.see(&key(2), b"a", NOW + 60, NOW), Seen::New);
         assert_eq!(replays.see(&key(1), b"a", NOW + 121, NOW + 61), Seen::New, "after its time");
         assert_eq!(replays.see(&key(1), b"a", NOW + 121, NOW + 61), Seen::Before);
+    }
+
+    #[test]
+    fn a_look_says_what_would_be_seen_and_remembers_nothing() {
+        let replays = replays(64 * 1024);
+        for id in 0..20_000_u32 {
+            let id = id.to_be_bytes();
+            let looks = [replays.look(&key(1), &id, NOW), replays.look(&key(1), &id, NOW)];
+            let remembered = replays.remembered.get();
+            assert_eq!(looks, [replays.see(&key(1), &id, NOW + 60, NOW); 2]);
+            assert!(looks[0] == Seen::Full || replays.remembered.get() == remembered + 1);
+        }
+        for id in 0..20_000_u32 {
+            let id = id.to_be_bytes();
+            // Those that are over make room, as they do when one is seen.
+            let look = replays.look(&key(1), &id, NOW + 61);
+            assert_eq!((look, replays.see(&key(1), &id, NOW + 61, NOW + 61)), (look, look));
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ use crate::remote::flights::{Flights, Landed};
 use crate::remote::metrics::CallMetrics;
 use crate::remote::{self, RemoteFault, Service, Surroundings};
 use crate::remotes::SystemRoots;
+use crate::witness::{Witness, spoken};
 use answer::Judge;
 use config::IntrospectionConfig;
 use question::Question;
@@ -137,16 +138,26 @@ impl Introspector {
     }
 
     /// Whose `token` is: by what is known, or else by asking. A question is charged to the address `charge`, if given.
-    pub(crate) async fn identify(
+    pub(crate) async fn identify<W: Witness>(
         &self,
         token: &[u8],
         shared: &Shared,
         charge: Option<IpAddr>,
+        witness: &mut W,
     ) -> Result<Arc<Identity>, Refusal> {
-        let verdict = match self.known(token) {
+        let known = if W::SERVES { self.known(token) } else { self.asking.known(token) };
+        let how = if known.is_some() { "answered a while ago" } else { "asked just now" };
+        let verdict = match known {
             Some(verdict) => verdict,
             None => self.ask(token, shared, charge).await?,
         };
+        witness.note(|| match &verdict {
+            Ok(identity) => {
+                let left = spoken(identity.expires_at.saturating_sub(self.asking.clock.unix_seconds()));
+                format!("issuer {}, {how}: active, believed for at most {left}", self.name)
+            }
+            Err(fault) => format!("issuer {}, {how}: {fault}", self.name),
+        });
         verdict.map_err(|fault| shared.challenges.bad_token(&fault))
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![allow(dead_code, unreachable_pub, reason = "shared by several tests, each of which uses a part")]
 
+pub mod holder;
 pub mod service;
 
 use std::collections::BTreeMap;
