@@ -37,7 +37,7 @@ fn rows(text: &mut String, report: &Report, cell: Cell) {
         let _ = write!(
             text,
             "  {:<26}{:>12.0}{:>10.0}{:>10.0}{:>12.1}",
-            way.name(),
+            way.label(cell.tokens),
             row.requests_per_second,
             row.p50_us,
             row.p99_us,
@@ -56,7 +56,7 @@ fn rows(text: &mut String, report: &Report, cell: Cell) {
     let Some(wanted) = budget::wanted(cell) else { return };
     for way in Way::ALL.iter().filter(|way| way.asks_always()) {
         if let Some(lead) = report.lead(Way::SluiceInline, *way, cell) {
-            let _ = writeln!(text, "  {}", wanted.verdict(lead, way.name()));
+            let _ = writeln!(text, "  {}", wanted.verdict(lead, way.label(cell.tokens)));
         }
     }
 }
@@ -76,6 +76,9 @@ fn summary(text: &mut String, report: &Report) {
         }
         let _ = writeln!(text, "{:>20}", lead(Way::EnvoyInline, Way::EnvoyIntrospect, cell));
     }
+    text.push_str(
+        "  sluice's requests that carry one token at the same time share a question, which no setting changes\n",
+    );
 }
 
 impl Display for Cell {
@@ -143,8 +146,8 @@ mod tests {
         for expected in [
             "repeated token, 64 connections, instant answer\n",
             "repeated token, 64 connections, 10 ms answer\n",
-            "budget met     beside sluice-introspect ahead on both: 2.0 × −40 %",
-            "budget met     beside sluice-introspect at least 6.0 × −80 %: 8.0 × −83 %",
+            "budget met     beside sluice-introspect (shared) ahead on both: 2.0 × −40 %",
+            "budget met     beside sluice-introspect (shared) at least 6.0 × −80 %: 8.0 × −83 %",
             "budget MISSED  beside envoy-introspect at least 6.0 × −80 %: 5.0 × −83 %",
             "1.03 × −4 %\n",
         ] {

@@ -47,6 +47,14 @@ impl Way {
         }
     }
 
+    /// What tables call it with these tokens.
+    pub(crate) fn label(self, tokens: Tokens) -> &'static str {
+        match (self, tokens) {
+            (Self::SluiceIntrospect, Tokens::Repeated) => "sluice-introspect (shared)",
+            _ => self.name(),
+        }
+    }
+
     /// Whether a service is asked, so that its delay matters.
     pub(crate) fn asks(self) -> bool {
         !matches!(self, Self::SluiceInline | Self::EnvoyInline)
