@@ -71,14 +71,14 @@ struct Mint {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Without --request the token is taken apart and its signature is NOT checked. With it, a running gateway (or\n\
-    a configuration file) judges the token as it would judge that request, without serving or counting it: exit code 0\n\
+    after_help = "Without --request the token is taken apart and its signature is NOT checked. With it, a running gateway \
+    (or a configuration file) judges the token as it would judge that request, without serving or counting it: exit code 0 \
     when the request would pass, 1 when it would not. Nothing printed holds the token.\n\nExamples:\n  \
     sluice token inspect \"$TOKEN\"\n  \
     sluice token inspect - --request 'GET https://api.example.com/orders/7' < token.txt\n  \
-    sluice token inspect \"$TOKEN\" --request 'GET https://api.example.com/orders/7' --admin unix:/run/sluice/admin.sock\n  \
-    sluice token inspect \"$TOKEN\" --request 'GET https://api.example.com/orders/7' -c sluice.yaml --json\n  \
-    sluice token inspect \"$TOKEN\" --request 'POST https://api.example.com/pay' --header \"DPoP: $PROOF\""
+    sluice token inspect - --request 'GET https://api.example.com/' --admin unix:/run/sluice/admin.sock\n  \
+    sluice token inspect - --request 'GET https://api.example.com/' -c sluice.yaml --json\n  \
+    sluice token inspect - --request 'POST https://api.example.com/pay' --header \"DPoP: $PROOF\""
 )]
 struct Inspect {
     /// The token, or - for standard input

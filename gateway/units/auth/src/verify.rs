@@ -127,6 +127,7 @@ async fn judge<W: Witness>(
         witness.skip(&Step::BY_KEYS, "only its issuer can judge this token");
         return introspect(policy, introspector, presented, clock, client, witness).await;
     }
+    witness.skip(&[Step::Introspection], "the token is for keys to judge");
     witness.begin(Step::Cache);
     let hash = policy.shared.cache.hash(token);
     let is_ours = |id| policy.issuers.iter().any(|issuer| issuer.id == id);

@@ -422,6 +422,27 @@ async fn each_reason_names_the_step_that_decided_and_says_why() {
             "the token's claims do not meet claims[1] of the route",
         ),
     ];
+    let (bound_only, both) =
+        (json!({"sender_constraint": "mtls"}), json!({"step_up": {"acr": ["gold"], "max_age": "5m"}}));
+    let old = with(with(claims(), "acr", json!("gold")), "auth_time", json!(NOW - 1000));
+    let more = [
+        (&bound_only, Asked::bearer(&bound), R::SenderUnbound, "binding", "the route demands cnf.x5t#S256"),
+        (
+            &both,
+            Asked::bearer(sign(claims())),
+            R::AuthenticationInsufficient,
+            "step-up",
+            "the token's acr is none that the route accepts",
+        ),
+        (
+            &both,
+            Asked::bearer(sign(old)),
+            R::AuthenticationInsufficient,
+            "step-up",
+            "the token's auth_time is longer ago than the route accepts",
+        ),
+    ];
+    let table = table.into_iter().chain(more);
     let revoked = json!({"issuer": "corp", "jti": "gone", "expires_at": NOW + 900});
     edge.world.handle.revoke(Bytes::from(revoked.to_string())).await.unwrap();
     for (auth, asked, reason, step, detail) in table {
@@ -459,7 +480,7 @@ async fn a_token_that_passes_is_told_of_step_by_step_and_once_it_is_known_by_tha
         ("audience", Passed, r#"aud "edge" has one of "edge""#),
         ("expiry", Passed, "expires in 10m"),
         ("not-before", Passed, "good since 1m ago"),
-        ("introspection", Skipped, "not needed"),
+        ("introspection", Skipped, "the token is for keys to judge"),
         ("revocation", Passed, ""),
         ("binding", Passed, "bound to nothing, and the route does not ask for it"),
         ("proof", Skipped, "the token is bound to no key"),
