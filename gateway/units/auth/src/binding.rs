@@ -14,8 +14,8 @@ use serde_json::Value;
 use sluice_vocabulary::request::RequestView;
 use sluice_vocabulary::{Identity, Reason, Refusal};
 
-use crate::dpop::thumbprint::{self, Thumbprint};
 use crate::policy::Policy;
+use crate::thumbprint::{self, Thumbprint};
 
 /// What a route demands of the binding of tokens to their senders. A binding that a token carries is enforced whatever
 /// stands here; there is no setting that waives it.

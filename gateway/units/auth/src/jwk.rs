@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_lc_rs::digest;
 use aws_lc_rs::signature::{self as lc, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm};
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
@@ -16,6 +15,7 @@ use smallvec::SmallVec;
 use crate::algorithm::{Algorithm, AlgorithmSet};
 use crate::base64url;
 use crate::strict_json::{self, BadJson};
+use crate::thumbprint::Thumbprint;
 
 /// The most keys a set may have.
 pub(crate) const MAX_KEYS: usize = 64;
@@ -38,8 +38,8 @@ pub(crate) enum BadKeySet {
 #[derive(Debug)]
 pub(crate) struct Key {
     kid: Option<Box<str>>,
-    /// What tells keys apart: SHA-256 over type, curve and public numbers.
-    thumbprint: [u8; 32],
+    /// What tells keys apart.
+    thumbprint: Thumbprint,
     verifiers: SmallVec<[(Algorithm, ParsedPublicKey); 1]>,
     /// Set once, when the issuer's set no longer has the key: whatever was verified with it is void from then on.
     withdrawn: AtomicBool,
@@ -56,7 +56,7 @@ impl Key {
 
     /// The thumbprint as operators see it.
     pub(crate) fn thumbprint(&self) -> String {
-        base64url::encode(&self.thumbprint)
+        self.thumbprint.encode()
     }
 
     pub(crate) fn is_withdrawn(&self) -> bool {
@@ -211,17 +211,12 @@ pub(crate) fn parse_key(jwk: &Map<String, Value>, allowed: AlgorithmSet) -> Resu
     };
     let may = |algorithm: Algorithm| allowed.contains(algorithm) && only.is_none_or(|only| only == algorithm);
 
-    let mut hash = digest::Context::new(&digest::SHA256);
     let mut verifiers: SmallVec<[(Algorithm, ParsedPublicKey); 1]> = SmallVec::new();
-    match kty {
+    let thumbprint = match kty {
         "RSA" => {
             let n = number(jwk, "n")?;
             let e = number(jwk, "e")?;
             check_rsa(&n, &e)?;
-            hash.update(b"RSA");
-            hash.update(&n.len().to_be_bytes());
-            hash.update(&n);
-            hash.update(&e);
             let components = RsaPublicKeyComponents { n: &n, e: &e };
             for (algorithm, parameters) in RSA {
                 if may(algorithm) {
@@ -229,6 +224,7 @@ pub(crate) fn parse_key(jwk: &Map<String, Value>, allowed: AlgorithmSet) -> Resu
                     verifiers.push((algorithm, key));
                 }
             }
+            Thumbprint::of_rsa(&n, &e)
         }
         "EC" => {
             let crv = text(jwk, "crv")?.ok_or("no crv")?;
@@ -240,33 +236,29 @@ pub(crate) fn parse_key(jwk: &Map<String, Value>, allowed: AlgorithmSet) -> Resu
                 return Err("a coordinate is not of the curve's size");
             }
             let point = [&[4][..], &x, &y].concat();
-            hash.update(b"EC");
-            hash.update(&point);
             // The library refuses a point off the curve.
             let key = ParsedPublicKey::new(parameters, &point).map_err(|_| "not a point of the curve")?;
             if may(algorithm) {
                 verifiers.push((algorithm, key));
             }
+            Thumbprint::of(jwk)?
         }
         "OKP" => {
             if text(jwk, "crv")? != Some("Ed25519") {
                 return Err("crv is not Ed25519");
             }
             let x = bytes(jwk, "x")?;
-            hash.update(b"OKP");
-            hash.update(&x);
             let key = ParsedPublicKey::new(&lc::ED25519, &x).map_err(|_| "not an Ed25519 key")?;
             if may(Algorithm::EdDSA) {
                 verifiers.push((Algorithm::EdDSA, key));
             }
+            Thumbprint::of(jwk)?
         }
         _ => return Err("kty is not RSA, EC or OKP"),
-    }
+    };
     if verifiers.is_empty() {
         return Err("not for an algorithm of the issuer's list");
     }
-    let mut thumbprint = [0; 32];
-    thumbprint.copy_from_slice(hash.finish().as_ref());
     Ok(Key { kid, thumbprint, verifiers, withdrawn: AtomicBool::new(false) })
 }
 
@@ -430,6 +422,18 @@ mod tests {
         assert_eq!(algorithms(with(rsa(2048), "alg", json!("PS384"))), [Algorithm::PS384]);
         let padded = base64url::encode(&[&[0][..], &vec![0xff; 256]].concat());
         assert_eq!(algorithms(with(rsa(2048), "n", json!(padded))), Algorithm::ALL[..6]);
+    }
+
+    #[test]
+    fn a_keys_thumbprint_is_that_of_rfc_7638_however_its_numbers_are_padded() {
+        let of = |jwk: Value| parse(json!([jwk])).keys[0].thumbprint();
+        // RFC 8037 appendix A.3.
+        assert_eq!(of(ed25519("any")), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        for jwk in [p256(), rsa(2048), rsa(3071)] {
+            assert_eq!(of(jwk.clone()), Thumbprint::of(jwk.as_object().unwrap()).unwrap().encode(), "{jwk}");
+        }
+        let padded = base64url::encode(&[&[0][..], &vec![0xff; 256]].concat());
+        assert_eq!(of(with(rsa(2048), "n", json!(padded))), of(rsa(2048)));
     }
 
     #[test]

@@ -58,6 +58,7 @@ mod secret;
 mod step_up;
 mod strict_json;
 mod task;
+mod thumbprint;
 mod unit;
 #[cfg(test)]
 mod key_vectors;
