@@ -22,6 +22,7 @@ use crate::pointer::ClaimPath;
 use crate::predicates::{self, ClaimRule};
 use crate::revocation::config::RevocationConfig;
 use crate::scopes;
+use crate::shared_secret::{self, SharedSecret};
 use crate::step_up::StepUp;
 
 /// Bounds of the checking of tokens, for all issuers and routes together: the section `auth`.
@@ -99,16 +100,21 @@ pub struct IssuerConfig {
     /// Takes tokens for any audience. Then a token issued for another service, perhaps one of an attacker, is good here.
     #[serde(default)]
     pub dangerously_accept_any_audience: bool,
-    /// The signature algorithms accepted; all by default. Within these it is the key that decides.
+    /// The signature algorithms accepted; all by default. Within these it is the key that decides. MACs (HS256 and the
+    /// like) are not among them: an issuer has those by `secrets` alone, each of which names its own.
     #[serde(default = "every_algorithm")]
     pub algorithms: Vec<Algorithm>,
-    /// Where its keys are.
+    /// Where its public keys are. An issuer has exactly one of `jwks`, `introspection` and `secrets`.
     #[serde(default = "JwksConfig::empty", skip_serializing_if = "JwksConfig::is_empty")]
     pub jwks: JwksConfig,
     /// In place of keys: the endpoint that is asked about its tokens. Then `audiences` may be left out, since an endpoint
     /// tells each client of tokens for that client alone (RFC 7662 section 4), and `algorithms` has no meaning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub introspection: Option<IntrospectionConfig>,
+    /// In place of public keys: secrets that it makes MACs with, at most 8. For an issuer that cannot sign with a private
+    /// key. Several are for the time in which one replaces another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SharedSecret>,
     /// By how much its clock and ours may differ when `exp` and `nbf` are judged; at most 5m.
     #[serde(default = "default_leeway")]
     pub leeway: Span,
@@ -467,6 +473,7 @@ impl IssuerConfig {
             faults.error(&at.key("scope_claim"), why);
         }
         match &self.introspection {
+            None if !self.secrets.is_empty() => {}
             None => self.jwks.validate(&self.issuer, &self.algorithms, &at.key("jwks"), faults),
             Some(introspection) => {
                 introspection.validate(&at.key("introspection"), faults);
@@ -474,6 +481,24 @@ impl IssuerConfig {
                     faults.error(&at.key("introspection"), "contradicts jwks: take one of them away");
                 }
             }
+        }
+        if !self.secrets.is_empty() {
+            self.validate_secrets(at, faults);
+        }
+    }
+
+    fn validate_secrets(&self, at: &Path, faults: &mut Faults) {
+        let here = at.key("secrets");
+        shared_secret::validate(&self.secrets, &here, faults);
+        if !self.jwks.is_empty() {
+            faults.error(&here, "contradicts jwks: take one of them away");
+        }
+        if self.introspection.is_some() {
+            faults.error(&here, "contradicts introspection: take one of them away");
+        }
+        if self.algorithms != every_algorithm() {
+            let why = "has no meaning beside secrets, each of which names its own algorithm: take it away";
+            faults.error(&at.key("algorithms"), why);
         }
     }
 }

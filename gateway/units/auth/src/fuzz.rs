@@ -50,7 +50,7 @@ pub fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
 
 /// Everything that verification reads of a token, but for the signature's being right: its algorithm, and the identity it
 /// would stand for with an issuer whose audience is `audience`, without leeway.
-pub fn read_token(token: &[u8], issuer: &IssuerName, audience: &str, now: u64) -> Option<(Algorithm, Identity)> {
+pub fn read_token(token: &[u8], issuer: &IssuerName, audience: &str, now: u64) -> Option<(&'static str, Identity)> {
     let compact = Compact::split(token, LONGEST).ok()?;
     let header = base64url::decode(compact.header).ok()?;
     let header = Header::parse(&header).ok()?;
@@ -59,7 +59,7 @@ pub fn read_token(token: &[u8], issuer: &IssuerName, audience: &str, now: u64) -
     compact.decode_signature(&mut [0; MAX_SIGNATURE]).ok()?;
     let rules = Rules { audiences: Some(vec![audience.into()]), leeway: 0 };
     let expires_at = rules.judge(&claims, now).ok()?;
-    Some((header.algorithm, claims::identity(issuer, None, claims, expires_at)))
+    Some((header.algorithm.name(), claims::identity(issuer, None, claims, expires_at)))
 }
 
 /// What the body of an introspection answer comes to: none where it is no answer, and in it the identity of an active token

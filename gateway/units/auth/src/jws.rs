@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use crate::algorithm::Algorithm;
+use crate::algorithm::Alg;
 use crate::base64url;
 use crate::error::{Part, TokenFault};
 use crate::scan::{self, Item};
@@ -64,7 +64,7 @@ impl<'t> Compact<'t> {
 /// What a header says that a verifier needs.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Header<'h> {
-    pub(crate) algorithm: Algorithm,
+    pub(crate) algorithm: Alg,
     pub(crate) kid: Option<Cow<'h, str>>,
 }
 
@@ -97,7 +97,7 @@ impl<'h> Header<'h> {
             return Err(TokenFault::Critical(name));
         }
         let alg = alg.ok_or(TokenFault::NoAlgorithm)?;
-        let Some(algorithm) = Algorithm::by_name(&alg) else {
+        let Some(algorithm) = Alg::by_name(&alg) else {
             // Any spelling: so that the attempt has its own name in the log.
             return Err(if alg.eq_ignore_ascii_case("none") {
                 TokenFault::Unsecured
@@ -157,7 +157,7 @@ mod tests {
             ("{}", |f| *f == F::NoAlgorithm),
             (r#"{"alg":"none"}"#, |f| *f == F::Unsecured),
             (r#"{"alg":"nOnE"}"#, |f| *f == F::Unsecured),
-            (r#"{"alg":"HS256"}"#, |f| *f == F::AlgorithmUnknown),
+            (r#"{"alg":"hs256"}"#, |f| *f == F::AlgorithmUnknown),
             (r#"{"alg":"rs256"}"#, |f| *f == F::AlgorithmUnknown),
             (r#"{"alg":"RS256","crit":["exp"]}"#, |f| *f == F::Critical("crit")),
             (r#"{"alg":"RS256","crit":[]}"#, |f| *f == F::Critical("crit")),

@@ -5,8 +5,9 @@
 //!
 //! The way in reading order: what may be configured ([`config`]) and the algorithms there are; how a token is found
 //! (`bearer`) and read (`base64url`, `scan`, `jws`), and what its `claims` must say; the issuer's keys, as published (`jwk`,
-//! `strict_json`), found (`discovery`), fetched (`fetch`, `freshness`), held (`keyring`, `issuer`) and kept (`disk`); the
-//! `cache` of tokens already verified; what a route asks (`policy`, of `scopes`, `predicates` by `pointer`, and `step_up`),
+//! `strict_json`) or shared with the operator (`shared_secret`), found (`discovery`), fetched (`fetch`, `freshness`), held
+//! (`keyring`, `issuer`) and kept (`disk`); the `cache` of tokens already verified; what a route asks (`policy`, of
+//! `scopes`, `predicates` by `pointer`, and `step_up`),
 //! what was taken back (`revocation`), whether a token's holder presents it (`binding`, `dpop`), and the one place that
 //! decides (`verify`), with the `proof` it gives; what a refused client is told (`challenge`) and what the operator is
 //! (`metrics`, `refusals`); what the upstream is told in the gateway's own name (`issue`); and the unit's outside:
@@ -14,9 +15,9 @@
 //! the `client`): the issuer's own endpoint for opaque tokens (`introspection`), and whatever service an operator has that
 //! authorises requests (`forward_auth`).
 //!
-//! What is absent on purpose: symmetric algorithms and `none`, keys that an access token brings along (a DPoP proof brings
-//! its own, which is good for nothing but what the token names), a lock that all requests share, and any call to an issuer
-//! on the path of a request whose key is at hand.
+//! What is absent on purpose: `none`, secrets from anywhere but the operator's own files and environment, keys that an
+//! access token brings along (a DPoP proof brings its own, which is good for nothing but what the token names), a lock that
+//! all requests share, and any call to an issuer on the path of a request whose key is at hand.
 
 mod algorithm;
 mod base64url;
@@ -55,6 +56,7 @@ mod revocation;
 mod scan;
 mod scopes;
 mod secret;
+mod shared_secret;
 mod step_up;
 mod strict_json;
 mod task;
@@ -66,7 +68,7 @@ mod key_vectors;
 mod vectors;
 mod verify;
 
-pub use algorithm::Algorithm;
+pub use algorithm::{Algorithm, MacAlgorithm};
 pub use binding::SenderConstraint;
 pub use config::{
     AddressBudget, Config, Credentials, DiscoveryConfig, InlineKeys, IssuerConfig, JwksConfig, RouteAuth, Scopes,
@@ -84,6 +86,7 @@ pub use remote::config::BreakerConfig;
 pub use revocation::config::{RevocationConfig, RevocationUrl};
 #[doc(hidden)]
 pub use revocation::measure;
+pub use shared_secret::{SecretEncoding, SharedSecret};
 pub use step_up::StepUp;
 pub use task::AuthTask;
 pub use unit::{Deps, Handle, Prepared, Unit};

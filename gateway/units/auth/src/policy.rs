@@ -102,6 +102,11 @@ impl Policy {
         self.optional
     }
 
+    /// Whether an issuer of the route shares a secret with the operator.
+    pub(crate) fn has_secrets(&self) -> bool {
+        self.issuers.iter().any(|issuer| issuer.has_secrets())
+    }
+
     /// Judges a good token: first what another authentication would not mend, so that no user is sent to log in for
     /// nothing.
     pub(crate) fn judge(&self, identity: &Identity, now: u64) -> Result<(), Refusal> {

@@ -36,6 +36,7 @@ use crate::refusals::RouteOutcomes;
 use crate::remote::Surroundings;
 use crate::remotes::Remotes;
 use crate::revocation::{Plan, Revocations};
+use crate::shared_secret;
 use crate::task::AuthTask;
 use crate::verify;
 
@@ -167,7 +168,7 @@ pub struct Handle {
 impl Handle {
     /// Checks and compiles a configuration, without putting it in force. Issuers that did not change keep their keys,
     /// their health and their cached tokens; those whose rules alone changed keep their
-    /// keys. Reads CA files and kept keys, so it is not for a service thread. The error holds every fault; paths begin at `auth` and
+    /// keys. Reads CA files, secrets and kept keys, so it is not for a service thread. The error holds every fault; paths begin at `auth` and
     /// `issuers`. What is merely risky is told by the configurations' own `validate`.
     pub fn prepare(
         &self,
@@ -199,19 +200,39 @@ impl Handle {
                 added.unwrap_or_else(|fault| faults.push(fault));
                 continue;
             }
-            if let Some(same) = old.issuers.get(name).filter(|issuer| issuer.config == *wanted && same_state_dir) {
+            let at = Path::root().key("issuers").key(name.as_str());
+            let base_dir = &*self.core.base_dir;
+            let secrets = if wanted.secrets.is_empty() {
+                None
+            } else {
+                let read = shared_secret::read(&wanted.secrets, base_dir, &at.key("secrets"), &mut faults);
+                let Some(read) = read else { continue };
+                Some(read)
+            };
+            if let Some(same) = old
+                .issuers
+                .get(name)
+                .filter(|issuer| issuer.config == *wanted && same_state_dir && issuer.still_has(secrets.as_ref()))
+            {
                 compiled.insert(name.clone(), Arc::clone(same));
                 continue;
             }
             let id = self.core.next_issuer.fetch_add(1, Ordering::Relaxed);
             let metrics = self.core.metrics.issuer(name.as_str());
-            let (base_dir, state_dir) = (&*self.core.base_dir, state_dir.as_deref());
-            match Issuer::new(id, name.clone(), wanted.clone(), base_dir, state_dir, &mut system_roots, metrics) {
+            let (name_of_it, config) = (name.clone(), wanted.clone());
+            let made = match secrets {
+                Some(keys) => Issuer::of_secrets(id, name_of_it, config, keys, metrics),
+                None => {
+                    let state_dir = state_dir.as_deref();
+                    Issuer::new(id, name_of_it, config, base_dir, state_dir, &mut system_roots, metrics)
+                }
+            };
+            match made {
                 Ok(issuer) => {
                     issuer.restore(&*self.core.clock);
                     compiled.insert(name.clone(), Arc::new(issuer));
                 }
-                Err(why) => faults.error(&Path::root().key("issuers").key(name.as_str()).key("jwks"), why),
+                Err(why) => faults.error(&at.key("jwks"), why),
             }
         }
         let revocation =

@@ -226,6 +226,10 @@ impl<'r> Attempt<'r> {
         let header =
             base64url::decode_slice(compact.header, &mut room).map_err(|_| TokenFault::Encoding(Part::Header))?;
         let header = Header::parse(header)?;
+        if header.algorithm.is_mac() && !self.policy.has_secrets() {
+            // No key of the route can be for it, as for an algorithm that nobody knows.
+            return Err(TokenFault::AlgorithmUnknown.into());
+        }
 
         if let (Some(client), Some(limiter)) = (charge, &shared.limiter) {
             limiter

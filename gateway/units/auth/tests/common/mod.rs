@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom as LcRandom;
 use aws_lc_rs::signature::{self as lc, KeyPair as _};
 use base64::Engine as _;
@@ -26,7 +28,8 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use sluice_auth::{
-    Algorithm, AuthTask, Config, Deps, Handle, IssuerConfig, JwksConfig, Policy, Proof, RouteAuth, Unit, Verified,
+    Algorithm, AuthTask, Config, Deps, Handle, IssuerConfig, JwksConfig, MacAlgorithm, Policy, Proof, RouteAuth, Unit,
+    Verified,
 };
 use sluice_vocabulary::clock::{Clock, ManualClock, SystemRandom};
 use sluice_vocabulary::request::{Connection, RequestView, Scheme};
@@ -39,6 +42,10 @@ pub const ISS: &str = "https://id.example.com";
 
 pub fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
+}
+
+pub fn b64_decode(text: &str) -> Vec<u8> {
+    URL_SAFE_NO_PAD.decode(text).unwrap()
 }
 
 enum Pair {
@@ -91,6 +98,30 @@ impl Signer {
         }
     }
 
+    /// What an attacker would try as a secret: the public key in the forms in which it is found, RSA alone.
+    pub fn public_forms(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let Pair::Rsa(pair) = &self.pair else { return Vec::new() };
+        let pkcs1 = pair.public_key().as_ref().to_vec();
+        let spki: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
+        let spki = spki.as_ref().to_vec();
+        let base64 = base64::engine::general_purpose::STANDARD.encode(&spki);
+        let lines: Vec<_> = base64.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"));
+        let (n, _) = rsa_numbers(&pkcs1);
+        let jwk = self.jwk().to_string();
+        vec![
+            ("PEM", pem.clone().into_bytes()),
+            ("PEM without its last line break", pem.trim_end().as_bytes().to_vec()),
+            ("DER", spki),
+            ("PKCS#1 DER", pkcs1),
+            ("modulus", n.clone()),
+            ("encoded modulus", b64(n).into_bytes()),
+            ("JWK", jwk.into_bytes()),
+            ("kid", self.kid.clone().into_bytes()),
+            ("empty", Vec::new()),
+        ]
+    }
+
     pub fn signature(&self, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
         use Algorithm as A;
         match &self.pair {
@@ -132,6 +163,23 @@ impl Signer {
     pub fn sign(&self, claims: &Value) -> String {
         self.sign_raw(self.header().to_string(), claims.to_string())
     }
+}
+
+/// A token with a MAC.
+pub fn mac_token(algorithm: MacAlgorithm, secret: &[u8], header: &Value, claims: &Value) -> String {
+    let hash = match algorithm {
+        MacAlgorithm::HS256 => hmac::HMAC_SHA256,
+        MacAlgorithm::HS384 => hmac::HMAC_SHA384,
+        MacAlgorithm::HS512 => hmac::HMAC_SHA512,
+    };
+    let message = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
+    let mac = hmac::sign(&hmac::Key::new(hash, secret), message.as_bytes());
+    format!("{message}.{}", b64(mac))
+}
+
+/// An issuer that shares these secrets with the operator.
+pub fn secret_issuer(secrets: Value) -> IssuerConfig {
+    IssuerConfig { secrets: serde_json::from_value(secrets).unwrap(), ..issuer_config(JwksConfig::empty()) }
 }
 
 /// n and e of a DER `RSAPublicKey`.
@@ -282,6 +330,7 @@ pub fn issuer_config(jwks: JwksConfig) -> IssuerConfig {
         algorithms: Algorithm::ALL.to_vec(),
         jwks,
         introspection: None,
+        secrets: Vec::new(),
         leeway: sluice_vocabulary::measure::Span::secs(30),
         scope_claim: None,
     }
