@@ -115,6 +115,12 @@ pub struct IssuerConfig {
     /// key. Several are for the time in which one replaces another.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SharedSecret>,
+    /// The `typ` that its tokens must have. With `at+jwt` a token is taken only if it says that it is an access token by
+    /// RFC 9068 (`at+jwt` or `application/at+jwt`, in any case) and has the claims that section 2.2 requires: beside `iss`,
+    /// `exp` and `aud` these are `sub`, `client_id`, `iat` and `jti`. Then no other JWT of the issuer, such as an ID token,
+    /// can pass for one. Default: `at+jwt`, `JWT` and none at all are taken, and every other is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_type: Option<TokenType>,
     /// By how much its clock and ours may differ when `exp` and `nbf` are judged; at most 5m.
     #[serde(default = "default_leeway")]
     pub leeway: Span,
@@ -123,6 +129,14 @@ pub struct IssuerConfig {
     /// `scope`; named here, another claim grants in their place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope_claim: Option<String>,
+}
+
+/// The kind of JWT that an issuer's tokens must say they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TokenType {
+    /// An access token (RFC 9068).
+    #[serde(rename = "at+jwt")]
+    AtJwt,
 }
 
 fn every_algorithm() -> Vec<Algorithm> {
@@ -479,6 +493,10 @@ impl IssuerConfig {
                 introspection.validate(&at.key("introspection"), faults);
                 if !self.jwks.is_empty() {
                     faults.error(&at.key("introspection"), "contradicts jwks: take one of them away");
+                }
+                if self.token_type.is_some() {
+                    let why = "has no meaning with introspection, which tells what a token is: take it away";
+                    faults.error(&at.key("token_type"), why);
                 }
             }
         }

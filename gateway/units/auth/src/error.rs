@@ -53,6 +53,8 @@ pub(crate) enum TokenFault {
     Critical(&'static str),
     #[error("the header's typ is not that of an access token")]
     WrongType,
+    #[error("the header's typ is not at+jwt, which the issuer's tokens must have")]
+    NotAtJwt,
 
     // By key and signature.
     #[error("no key of the issuer has the token's kid")]
@@ -98,6 +100,7 @@ impl TokenFault {
             | Self::AlgorithmNotAllowed(_)
             | Self::Critical(_)
             | Self::WrongType
+            | Self::NotAtJwt
             | Self::KeyUnknown
             | Self::KeyNotForAlgorithm(_)
             | Self::Signature

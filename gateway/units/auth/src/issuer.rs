@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use rustls::RootCertStore;
 use sluice_vocabulary::IssuerName;
+use sluice_vocabulary::claims::Claims;
 use sluice_vocabulary::clock::Clock;
 
 use crate::algorithm::AlgorithmSet;
-use crate::claims::Rules;
-use crate::config::{DiscoveryConfig, IssuerConfig};
+use crate::claims::{self, Rules};
+use crate::config::{DiscoveryConfig, IssuerConfig, TokenType};
 use crate::discovery::{self, Discovery};
 use crate::disk::Shelf;
+use crate::error::TokenFault;
 use crate::fetch::{self, FileSource, HttpClient, Source, UrlSource};
 use crate::jwk::KeySet;
+use crate::jws::Header;
 use crate::keyring::Keyring;
 use crate::metrics::IssuerMetrics;
 use crate::pointer::ClaimPath;
@@ -126,6 +129,26 @@ impl Issuer {
             metrics,
             config,
         })
+    }
+
+    /// Judges whether a token's header is one that its tokens have.
+    pub(crate) fn judge_header(&self, header: &Header<'_>) -> Result<(), TokenFault> {
+        if !self.algorithms.contains(header.algorithm) {
+            return Err(TokenFault::AlgorithmNotAllowed(header.algorithm));
+        }
+        match self.config.token_type {
+            Some(TokenType::AtJwt) if !header.is_at_jwt => Err(TokenFault::NotAtJwt),
+            Some(TokenType::AtJwt) | None => Ok(()),
+        }
+    }
+
+    /// Judges the claims of one of its tokens at `now`. Gives the expiry, in seconds since the epoch.
+    pub(crate) fn judge_claims(&self, claims: &Claims, now: u64) -> Result<u64, TokenFault> {
+        let expires_at = self.rules.judge(claims, now)?;
+        match self.config.token_type {
+            Some(TokenType::AtJwt) => claims::judge_access_token(claims).map(|()| expires_at),
+            None => Ok(expires_at),
+        }
     }
 
     /// Whether its keys are secrets.

@@ -72,6 +72,7 @@ pub use algorithm::{Algorithm, MacAlgorithm};
 pub use binding::SenderConstraint;
 pub use config::{
     AddressBudget, Config, Credentials, DiscoveryConfig, InlineKeys, IssuerConfig, JwksConfig, RouteAuth, Scopes,
+    TokenType,
 };
 pub use dpop::config::{DpopConfig, NonceConfig};
 pub use forward_auth::config::{DecisionCacheConfig, ForwardAuthConfig, ForwardMethod, OnFailure};

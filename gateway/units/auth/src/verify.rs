@@ -249,7 +249,7 @@ impl<'r> Attempt<'r> {
         *whose = Some(issuer);
 
         let key = self.verify_signature(issuer, &compact, &header)?;
-        let expires_at = issuer.rules.judge(&claims, self.now)?;
+        let expires_at = issuer.judge_claims(&claims, self.now)?;
         let identity = Arc::new(claims::identity(&issuer.name, issuer.scope_claim.as_ref(), claims, expires_at));
         if !key.is_withdrawn() {
             shared.cache.insert(self.hash, self.token, issuer.id, &key, &identity, self.now);
@@ -259,9 +259,7 @@ impl<'r> Attempt<'r> {
 
     /// Finds the key that made the signature.
     fn verify_signature(&self, issuer: &Issuer, compact: &Compact<'_>, header: &Header<'_>) -> Result<Arc<Key>, Halt> {
-        if !issuer.algorithms.contains(header.algorithm) {
-            return Err(TokenFault::AlgorithmNotAllowed(header.algorithm).into());
-        }
+        issuer.judge_header(header)?;
         let mut room = [0; MAX_SIGNATURE];
         let signature = compact.decode_signature(&mut room)?;
         let keys = issuer.keyring.keys();

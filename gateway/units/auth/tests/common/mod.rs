@@ -331,6 +331,7 @@ pub fn issuer_config(jwks: JwksConfig) -> IssuerConfig {
         jwks,
         introspection: None,
         secrets: Vec::new(),
+        token_type: None,
         leeway: sluice_vocabulary::measure::Span::secs(30),
         scope_claim: None,
     }
