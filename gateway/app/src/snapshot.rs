@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sluice_auth::{ForwardAuth, Policy, StrippedHeaders};
+use sluice_auth::{ForwardAuth, Policy, StrippedHeaders, TokenParameters};
 use sluice_plugins::Chain;
 use sluice_resilience::Overrides;
 use sluice_routing::{RouteSpec, Table};
@@ -28,6 +28,8 @@ pub(crate) struct Snapshot {
     pub(crate) routes: Vec<Route>,
     /// What no client may send.
     pub(crate) stripped: StrippedHeaders,
+    /// What of a query is recorded for nobody.
+    pub(crate) token_parameters: TokenParameters,
     pub(crate) tracing: Tracing,
     pub(crate) access_log: AccessLog,
     tenant_chains: HashMap<TenantId, Arc<Chain>>,
@@ -59,6 +61,7 @@ impl Snapshot {
             table: Table::compile(Vec::new())?,
             routes: Vec::new(),
             stripped: StrippedHeaders::default(),
+            token_parameters: TokenParameters::default(),
             tracing: Tracing::new(&TraceConfig::default(), random),
             access_log: AccessLog::off(),
             tenant_chains: HashMap::new(),
@@ -126,6 +129,7 @@ pub(crate) async fn prepare(units: &Units, config: Config) -> Result<Ready, Vec<
         table,
         routes,
         stripped: auth.stripped_headers(),
+        token_parameters: auth.token_parameters(),
         tracing: Tracing::new(&config.telemetry.trace, Arc::clone(&units.random)),
         access_log,
         tenant_chains,

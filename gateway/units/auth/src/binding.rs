@@ -45,6 +45,8 @@ pub(crate) enum Scheme {
 pub(crate) struct Presented<'r> {
     pub(crate) scheme: Scheme,
     pub(crate) token: &'r [u8],
+    /// The number of the place that it was in, among those of the policy.
+    pub(crate) place: usize,
     pub(crate) request: &'r RequestView<'r>,
     /// Seconds since the Unix epoch.
     pub(crate) now: u64,

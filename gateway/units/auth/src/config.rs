@@ -18,6 +18,7 @@ use crate::dpop::config::DpopConfig;
 use crate::introspection::config::IntrospectionConfig;
 use crate::issue::config::{IdentityToken, IdentityTokens};
 use crate::jwk::KeySet;
+use crate::places::{self, TokenPlace};
 use crate::pointer::ClaimPath;
 use crate::predicates::{self, ClaimRule};
 use crate::revocation::config::RevocationConfig;
@@ -335,6 +336,11 @@ pub struct RouteAuth {
     /// One that comes with a token that is no good is refused all the same. Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+    /// Where in a request the token may be, at most 8 places; in one that is not named it is not looked for. A request that
+    /// has a token in more than one of them is answered 400, as one with two (RFC 6750 section 2). Default: the header field
+    /// `Authorization` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub token_from: Vec<TokenPlace>,
     /// The scopes a token must have; none by default.
     #[serde(default)]
     pub scopes: Scopes,
@@ -363,12 +369,13 @@ pub struct RouteAuth {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Credentials {
-    /// `Authorization` goes on to plugins and the upstream as it came. The default, since it is what a proxy does with the
-    /// field (RFC 9110 section 11.6.2), and an upstream that checks tokens itself, as it should, needs it.
+    /// The token goes on to plugins and the upstream as it came. The default, since it is what a proxy does with
+    /// `Authorization` (RFC 9110 section 11.6.2), and an upstream that checks tokens itself, as it should, needs it.
     #[default]
     Pass,
-    /// The token is removed: no plugin and no upstream sees it. For upstreams that need no token, since whoever holds one
-    /// can use it elsewhere. Credentials of other schemes, which an `optional` route lets pass, are not touched.
+    /// The token is removed from where it was found: no plugin and no upstream sees it. For upstreams that need no token,
+    /// since whoever holds one can use it elsewhere. Of cookies and of the query the token's own goes and the others stay as
+    /// they are. Credentials of other schemes, which an `optional` route lets pass, are not touched.
     Strip,
 }
 
@@ -627,6 +634,8 @@ impl RouteAuth {
                 faults.error(&at.key("issuers").index(index), format!("issuer {name} is listed twice"));
             }
         }
+        let own_fields = self.claims_to_headers.keys().chain(self.identity_token.iter().map(|token| &token.header));
+        places::validate(&self.token_from, own_fields, &at.key("token_from"), faults);
         scopes::validate(&self.scopes, &at.key("scopes"), faults);
         predicates::compile(&self.claims, &at.key("claims"), faults);
         if let Some(step_up) = &self.step_up {

@@ -4,7 +4,7 @@
 //! nothing else can make, or a refusal that says to the client what RFC 6750 says, and to the operator why.
 //!
 //! The way in reading order: what may be configured ([`config`]) and the algorithms there are; how a token is found
-//! (`bearer`) and read (`base64url`, `scan`, `jws`), and what its `claims` must say; the issuer's keys, as published (`jwk`,
+//! (`places`: `bearer`, `cookie`, `query`) and read (`base64url`, `scan`, `jws`), and what its `claims` must say; the issuer's keys, as published (`jwk`,
 //! `strict_json`) or shared with the operator (`shared_secret`), found (`discovery`), fetched (`fetch`, `freshness`), held
 //! (`keyring`, `issuer`) and kept (`disk`); the `cache` of tokens already verified; what a route asks (`policy`, of
 //! `scopes`, `predicates` by `pointer`, and `step_up`),
@@ -28,6 +28,7 @@ mod challenge;
 mod claims;
 mod client;
 pub mod config;
+mod cookie;
 mod discovery;
 mod disk;
 mod dpop;
@@ -45,10 +46,12 @@ mod jwk;
 mod jws;
 mod keyring;
 mod metrics;
+mod places;
 mod pointer;
 mod policy;
 mod predicates;
 mod proof;
+mod query;
 mod refusals;
 mod remote;
 mod remotes;
@@ -80,6 +83,7 @@ pub use forward_auth::{Allowed, Decision, ForwardAuth, Rebuff};
 pub use introspection::config::{CacheConfig, ClientConfig, ClientMethod, IntrospectionConfig};
 pub use issue::config::{IdentityAlgorithm, IdentityToken, IdentityTokens};
 pub use issue::page::IdentityKeys;
+pub use places::{TokenParameters, TokenPlace, Withheld, WithheldCookie, WithheldParameter};
 pub use policy::{Policy, StrippedHeaders};
 pub use predicates::ClaimRule;
 pub use proof::{Anonymous, Proof};

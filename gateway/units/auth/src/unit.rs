@@ -30,6 +30,7 @@ use crate::issue::page::IdentityKeys;
 use crate::issue::{Mint, MintDeps, Spec};
 use crate::issuer::Issuer;
 use crate::metrics::{KeyAgeCollector, Metrics};
+use crate::places::TokenParameters;
 use crate::policy::{Policy, Shared, StrippedHeaders};
 use crate::proof::Proof;
 use crate::refusals::RouteOutcomes;
@@ -261,8 +262,9 @@ impl Handle {
         let shared = Arc::new(share(config, Some(&old), Some(mint), &self.core.metrics, &self.core.revocations));
         let core = Arc::clone(&self.core);
         let remotes = Mutex::new(remotes);
-        let (stripped, routes) = Default::default();
-        Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, revocation, remotes, stripped, routes })
+        let (stripped, parameters, routes) = Default::default();
+        let config = config.clone();
+        Ok(Prepared { core, config, shared, issuers: compiled, revocation, remotes, stripped, parameters, routes })
     }
 
     /// Puts a prepared configuration in force: the task begins to read the keys of new issuers, and what was verified
@@ -347,6 +349,7 @@ pub struct Prepared {
     revocation: Arc<Plan>,
     remotes: Mutex<Remotes>,
     stripped: Mutex<Vec<HeaderName>>,
+    parameters: Mutex<Vec<Box<str>>>,
     routes: Mutex<BTreeSet<RouteName>>,
 }
 
@@ -391,6 +394,13 @@ impl Prepared {
         let outcomes = RouteOutcomes::new(route.as_str(), self.core.metrics.clone());
         let policy = Policy::new(wanted, issuers, introspection, identity_token, Arc::clone(&self.shared), outcomes);
         self.strip(policy.own_headers());
+        let mut parameters = self.parameters.lock();
+        for name in policy.places.parameters() {
+            if !parameters.iter().any(|known| **known == *name) {
+                parameters.push(name.into());
+            }
+        }
+        drop(parameters);
         self.routes.lock().insert(route.clone());
         Ok(Arc::new(policy))
     }
@@ -420,6 +430,11 @@ impl Prepared {
     /// The header fields that a client may not set: those of every policy and service made so far. Ask when all are made.
     pub fn stripped_headers(&self) -> StrippedHeaders {
         StrippedHeaders::new(self.stripped.lock().clone())
+    }
+
+    /// The parameters of queries that may hold tokens, by every policy made so far. Ask when all are made.
+    pub fn token_parameters(&self) -> TokenParameters {
+        TokenParameters::new(self.parameters.lock().clone())
     }
 
     fn unknown_issuer(&self, name: &IssuerName, at: &Path) -> Fault {

@@ -22,7 +22,7 @@ use sluice_vocabulary::{Identity, Reason, Refusal};
 use smallvec::SmallVec;
 
 use crate::base64url;
-use crate::bearer::{self, Found};
+use crate::bearer;
 use crate::binding::{self, Held, Presented, Scheme};
 use crate::challenge;
 use crate::claims;
@@ -34,6 +34,7 @@ use crate::jwk::{Key, Lookup};
 use crate::jws::{Compact, Header, MAX_SIGNATURE};
 use crate::keyring::Asked;
 use crate::metrics::{Metrics, Verifications};
+use crate::places::Located;
 use crate::policy::Policy;
 use crate::proof::Proof;
 use crate::revocation::Judgement;
@@ -43,9 +44,15 @@ use crate::revocation::Judgement;
 pub struct Verified {
     identity: Arc<Identity>,
     held: Held,
+    /// The number of the place that it was found in, among those of its policy.
+    place: usize,
 }
 
 impl Verified {
+    pub(crate) fn place(&self) -> usize {
+        self.place
+    }
+
     /// Who it is, as other units may see it.
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
@@ -82,12 +89,12 @@ pub(crate) async fn authenticate(
 ) -> Result<Proof, Refusal> {
     let now = clock.unix_seconds();
     let refuse = |refusal| Err(policy.refuse(refusal, &metrics.anonymous, now));
-    let (token, scheme) = match bearer::find(request.headers) {
-        Found::Token(token, scheme) => (token, scheme),
-        Found::Nothing => return policy.judge_nothing().or_else(refuse),
-        Found::Malformed(why) => return refuse(policy.shared.challenges.malformed_credentials(why)),
+    let Located { token, scheme, place } = match policy.places.find(request) {
+        Ok(Some(located)) => located,
+        Ok(None) => return policy.judge_nothing().or_else(refuse),
+        Err(why) => return refuse(policy.shared.challenges.malformed_credentials(why)),
     };
-    let presented = Presented { scheme, token, request, now };
+    let presented = Presented { scheme, token: &token, place, request, now };
     let outcome = judge(policy, &presented, clock, metrics).await;
     match scheme {
         Scheme::Bearer => outcome,
@@ -192,7 +199,7 @@ fn admit(
     match judged.and_then(|held| policy.judge(&identity, now).map(|()| held)) {
         Ok(held) => {
             counters.ok();
-            Ok(Proof::Verified(Verified { identity, held }))
+            Ok(Proof::Verified(Verified { identity, held, place: presented.place }))
         }
         Err(refusal) => Err(policy.refuse(refusal, counters, now)),
     }

@@ -489,6 +489,18 @@ impl World {
         self.handle.authenticate(policy, &view(&self.connection, headers, client)).await
     }
 
+    /// Asks with any header fields and a query.
+    pub async fn prove_with_query(
+        &self,
+        policy: &Policy,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Result<Proof, Refusal> {
+        let client = self.connection.client.ip();
+        let request = RequestView { query, ..view(&self.connection, headers, client) };
+        self.handle.authenticate(policy, &request).await
+    }
+
     /// Asks with a bearer token.
     pub async fn bearer(&self, policy: &Policy, token: &str) -> Result<Verified, Refusal> {
         let mut headers = HeaderMap::new();
