@@ -92,7 +92,7 @@ pub(crate) async fn prepare(units: &Units, config: Config) -> Result<Ready, Vec<
     let auth = sort(units.auth.prepare(&config.auth, &config.issuers), &mut faults);
     let upstream = sort(units.upstream.prepare(&config.upstreams, folder), &mut faults);
     let plugins = sort(units.plugins.prepare(&config.plugins, &root.key("plugins"), folder).await, &mut faults);
-    let table = sort(Table::compile(specs(&config.routes, &root.key("routes"))), &mut faults);
+    let table = sort(Table::compile(specs(&config, &root.key("routes"))), &mut faults);
     let access_log = units
         .access_log(&config.telemetry.access_log)
         .map_err(|e| vec![Fault::error(&root.key("telemetry").key("access_log").key("output"), e.to_string())]);
@@ -181,8 +181,8 @@ fn sort<T>(outcome: Result<T, Vec<Fault>>, faults: &mut Vec<Fault>) -> Option<T>
 }
 
 /// Routing's part of each route.
-pub(crate) fn specs(routes: &[RouteConfig], at: &Path) -> Vec<RouteSpec> {
-    let specs = routes.iter().enumerate().map(|(index, route)| RouteSpec {
+pub(crate) fn specs(config: &Config, at: &Path) -> Vec<RouteSpec> {
+    let specs = config.routes.iter().enumerate().map(|(index, route)| RouteSpec {
         name: route.name.clone(),
         at: at.index(index),
         r#match: route.r#match.clone(),
@@ -190,6 +190,7 @@ pub(crate) fn specs(routes: &[RouteConfig], at: &Path) -> Vec<RouteSpec> {
         redirect: route.redirect.clone(),
         answer: route.answer.clone(),
         cors: route.cors.clone(),
+        exposed: route.auth.iter().flat_map(|_| config.auth.answer_fields()).collect(),
         addresses: route.addresses.clone(),
         has_upstream: route.upstream.is_some(),
         protected: route.auth.is_some() || route.forward_auth.is_some(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::header::WWW_AUTHENTICATE;
 use http::{HeaderName, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use sluice_vocabulary::{Faults, IssuerName, Path};
 use crate::algorithm::Algorithm;
 use crate::binding::SenderConstraint;
 use crate::discovery;
+use crate::dpop::DPOP_NONCE;
 use crate::dpop::config::DpopConfig;
 use crate::introspection::config::IntrospectionConfig;
 use crate::issue::config::{IdentityToken, IdentityTokens};
@@ -436,6 +438,14 @@ impl Config {
                 "without a limit one client can keep every core busy with forged tokens",
             ),
         }
+    }
+}
+
+impl Config {
+    /// The fields of answers on routes with [`RouteAuth`] that tell a client what to do next, and that it must be able to
+    /// read: where scripts of other origins are let in, they are to be exposed to them.
+    pub fn answer_fields(&self) -> impl Iterator<Item = HeaderName> {
+        [WWW_AUTHENTICATE].into_iter().chain(self.dpop.nonce.as_ref().map(|_| DPOP_NONCE))
     }
 }
 
