@@ -87,7 +87,12 @@ pub(crate) fn read(secrets: &[SharedSecret], base_dir: &FilePath, at: &Path, fau
 }
 
 impl SharedSecret {
-    fn read(&self, base_dir: &FilePath, at: &Path) -> Result<Secret, Fault> {
+    /// Reads it, relative to `base_dir`, and holds it against what its algorithm takes. It stands at `at`, where its fault is
+    /// put; that holds nothing of the secret.
+    ///
+    /// # Errors
+    /// It cannot be read, is not written as `encoding` says, is too short, or is no secret at all.
+    pub fn read(&self, base_dir: &FilePath, at: &Path) -> Result<Secret, Fault> {
         let written = secret::read(&self.secret, base_dir).map_err(|why| Fault::error(at, why))?;
         let place = secret::place(&self.secret, base_dir);
         if written.expose().windows(10).any(|window| window == b"-----BEGIN") {
