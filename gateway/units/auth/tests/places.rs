@@ -8,7 +8,7 @@ mod common;
 use std::sync::Arc;
 
 use common::*;
-use http::header::{AUTHORIZATION, CONNECTION, COOKIE, UPGRADE, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use sluice_auth::{Algorithm, Config, JwksConfig, Policy, Proof, RouteAuth, Withheld};
@@ -101,8 +101,8 @@ async fn a_websocket_handshake_is_let_in_by_its_cookie_or_query_and_not_without(
     let edge = Edge::run().await;
     let policy = edge.route(json!({"token_from": [{"cookie": "token"}, {"query": "access_token"}]}));
     let upgrade = |(mut fields, query): Carried<'static>| {
-        fields.push((CONNECTION.as_str(), "Upgrade".to_owned()));
-        fields.push((UPGRADE.as_str(), "websocket".to_owned()));
+        fields.push(("connection", "Upgrade".to_owned()));
+        fields.push(("upgrade", "websocket".to_owned()));
         (fields, query)
     };
     let [by_header, _, by_cookie, by_query] = places(&edge.token).map(upgrade);
@@ -193,7 +193,7 @@ async fn what_is_withheld_is_the_token_in_its_own_place() {
     let proof = edge.ask(&strip, &by_query).await.unwrap();
     let Withheld::Parameter(parameter) = strip.withheld(&proof) else { panic!("a parameter") };
     assert_eq!(parameter.without(by_query.1.as_deref().unwrap()).as_deref(), Some("since=5&x=%2f"));
-    let anonymous = edge.ask(&strip, &(vec![(COOKIE.as_str(), "theme=dark".into())], None)).await.unwrap();
+    let anonymous = edge.ask(&strip, &(vec![("cookie", "theme=dark".into())], None)).await.unwrap();
     assert_eq!(strip.withheld(&anonymous), Withheld::Nothing);
     edge.world.stop().await;
 }

@@ -98,28 +98,40 @@ impl Signer {
         }
     }
 
-    /// What an attacker would try as a secret: the public key in the forms in which it is found, RSA alone.
+    /// What an attacker would try as a secret: the public key in the forms in which it is found.
     pub fn public_forms(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let Pair::Rsa(pair) = &self.pair else { return Vec::new() };
-        let pkcs1 = pair.public_key().as_ref().to_vec();
-        let spki: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
-        let spki = spki.as_ref().to_vec();
-        let base64 = base64::engine::general_purpose::STANDARD.encode(&spki);
-        let lines: Vec<_> = base64.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
-        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"));
-        let (n, _) = rsa_numbers(&pkcs1);
-        let jwk = self.jwk().to_string();
-        vec![
-            ("PEM", pem.clone().into_bytes()),
-            ("PEM without its last line break", pem.trim_end().as_bytes().to_vec()),
-            ("DER", spki),
-            ("PKCS#1 DER", pkcs1),
-            ("modulus", n.clone()),
-            ("encoded modulus", b64(n).into_bytes()),
-            ("JWK", jwk.into_bytes()),
+        let raw: &[u8] = match &self.pair {
+            Pair::Rsa(pair) => pair.public_key().as_ref(),
+            Pair::Ec(pair) => pair.public_key().as_ref(),
+            Pair::Ed(pair) => pair.public_key().as_ref(),
+        };
+        let der: Option<PublicKeyX509Der<'_>> = match &self.pair {
+            Pair::Rsa(pair) => pair.public_key().as_der().ok(),
+            Pair::Ec(pair) => pair.public_key().as_der().ok(),
+            Pair::Ed(_) => None,
+        };
+        let mut forms = vec![
+            ("raw", raw.to_vec()),
+            ("JWK", self.jwk().to_string().into_bytes()),
+            (
+                "encoded number",
+                self.jwk()[if self.jwk()["n"].is_string() { "n" } else { "x" }].as_str().unwrap().into(),
+            ),
             ("kid", self.kid.clone().into_bytes()),
             ("empty", Vec::new()),
-        ]
+        ];
+        if let Pair::Rsa(_) = &self.pair {
+            forms.push(("modulus", rsa_numbers(raw).0));
+        }
+        if let Some(der) = der {
+            let base64 = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+            let lines: Vec<_> = base64.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
+            let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----", lines.join("\n"));
+            forms.push(("DER", der.as_ref().to_vec()));
+            forms.push(("PEM with its last line break", format!("{pem}\n").into_bytes()));
+            forms.push(("PEM", pem.into_bytes()));
+        }
+        forms
     }
 
     pub fn signature(&self, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
