@@ -1,9 +1,10 @@
 //! A request's and a response's header on their way through: what is read from them, and what is changed in them.
 
-use http::HeaderValue;
 use http::header;
 use http::request::Parts;
-use pingora_error::{Error, Result};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Uri};
+use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use sluice_auth::Withheld;
 use sluice_plugins::{HeaderOp, Operations, RequestHead, Who};
@@ -64,6 +65,19 @@ pub(crate) fn join_cookies(header: &mut RequestHeader) -> Result<(), Refusal> {
     header.insert_header(header::COOKIE, whole).map_err(broken)
 }
 
+/// Gives the request another target. Over HTTP/2 its URI names the host as well, which stays: that is where an upstream's
+/// `Host` comes from.
+pub(crate) fn set_target(header: &mut RequestHeader, target: &str) -> Result<()> {
+    if header.uri.authority().is_none() {
+        return header.set_raw_path(target.as_bytes());
+    }
+    let mut parts = header.uri.clone().into_parts();
+    let target = PathAndQuery::try_from(target).or_err(ErrorType::InvalidHTTPHeader, "a target that is none")?;
+    parts.path_and_query = Some(target);
+    header.set_uri(Uri::from_parts(parts).or_err(ErrorType::InvalidHTTPHeader, "a target that does not fit its host")?);
+    Ok(())
+}
+
 /// Takes away what goes no further than the gateway.
 pub(crate) fn withhold(header: &mut RequestHeader, withheld: Withheld<'_>) -> Result<()> {
     match withheld {
@@ -87,7 +101,7 @@ pub(crate) fn withhold(header: &mut RequestHeader, withheld: Withheld<'_>) -> Re
                 Some(query) => format!("{path}?{query}"),
                 None => path.to_owned(),
             };
-            header.set_raw_path(target.as_bytes())?;
+            set_target(header, &target)?;
         }
     }
     Ok(())

@@ -37,7 +37,8 @@ use crate::answers::{self, Answer, X_REQUEST_ID};
 use crate::compose::Units;
 use crate::compression::{self, Compression};
 use crate::headers::{
-    apply, apply_to_response, broken, forget_case, host_of, join_cookies, make_private, owned_head, who, withhold,
+    apply, apply_to_response, broken, forget_case, host_of, join_cookies, make_private, owned_head, set_target, who,
+    withhold,
 };
 use crate::outgoing;
 use crate::request::{Arrived, LastTry, Pending, Request};
@@ -103,7 +104,8 @@ impl RequestPath {
         // And whether it may pass, where another service decides that.
         if let Some(forward_auth) = &route.forward_auth {
             // It is told the query with the rest of the target; a token that is to go no further is not for it.
-            let withheld = route.policy.as_ref().zip(request.proof.as_ref()).map(|(policy, proof)| policy.withheld(proof));
+            let withheld =
+                route.policy.as_ref().zip(request.proof.as_ref()).map(|(policy, proof)| policy.withheld(proof));
             let query = match withheld {
                 Some(Withheld::Parameter(parameter)) => Some(view.query.and_then(|query| parameter.without(query))),
                 _ => None,
@@ -192,7 +194,7 @@ impl RequestPath {
         let header = session.req_header_mut();
         forget_case(header).map_err(broken)?;
         if let Some(target) = normal {
-            header.set_raw_path(target.as_bytes()).map_err(broken)?;
+            set_target(header, &target).map_err(broken)?;
         }
         // Identity is the gateway's to say: what clients say of it goes before anybody can believe it.
         if !snapshot.stripped.names().is_empty() {

@@ -183,6 +183,10 @@ async fn a_websocket_opens_by_a_cookie_or_the_query_and_the_token_goes_no_furthe
         assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, Some(expected)));
         assert_eq!(origin.last().target, "/live/page");
     }
+    let target = format!("/live/page?x=%2f&access_token={token}");
+    assert_eq!(client().http2().get(edge.url(&target)).send().await.status, 200);
+    let seen = origin.last();
+    assert_eq!((&*seen.target, seen.authority), ("/live/page?x=%2f", Some(edge.address().to_string())));
 
     // Nor is it written down, whatever became of the request and whichever route it took.
     let count = origin.count();
@@ -206,6 +210,8 @@ async fn a_websocket_opens_by_a_cookie_or_the_query_and_the_token_goes_no_furthe
     assert!(lines.contains("access_token=[redacted]"), "{lines}");
     let part = &token[token.len() - 60..token.len() - 10];
     assert!(!lines.contains(part), "{lines}");
+    let shown = client().get(edge.admin_url("/config")).send().await;
+    assert!(shown.text().contains("access_token") && !shown.text().contains("[redacted]"), "{}", shown.text());
     let logs: Vec<_> = edge.logs().into_iter().map(|line| line.text).filter(|text| text.contains(part)).collect();
     assert!(logs.is_empty(), "{logs:?}");
     edge.stop().await;
