@@ -218,6 +218,44 @@ async fn a_websocket_opens_by_a_cookie_or_the_query_and_the_token_goes_no_furthe
 }
 
 #[tokio::test]
+async fn a_service_that_authorises_is_not_told_a_token_that_is_withheld_from_the_query() {
+    let (origin, service, corp) = (origin().run().await, origin().run().await, issuer().run().await);
+    let config = "
+issuers:
+  corp: { issuer: '@corp@', audiences: [edge], jwks: { url: '@jwks@' } }
+upstreams:
+  origin: { endpoints: ['@origin@'] }
+routes:
+  - name: strip
+    match: { path: '/strip/*' }
+    auth: { issuer: corp, token_from: [ { query: t } ], credentials: strip }
+    forward_auth: { url: '@service@' }
+    upstream: origin
+  - name: pass
+    match: { path: '/pass/*' }
+    auth: { issuer: corp, token_from: [ { query: t } ] }
+    forward_auth: { url: '@service@' }
+    upstream: origin
+";
+    let edge = gateway()
+        .config(config)
+        .set("corp", corp.name())
+        .set("jwks", corp.jwks_url())
+        .set("origin", origin.address())
+        .set("service", service.url("/check"))
+        .run()
+        .await;
+    let token = corp.token().sign();
+    for (path, told) in [("/strip/x", "/strip/x?a=1".to_owned()), ("/pass/x", format!("/pass/x?a=1&t={token}"))] {
+        let answer = client().get(edge.url(&format!("{path}?a=1&t={token}"))).send().await;
+        assert_eq!((answer.status.as_u16(), answer.header("cache-control")), (200, Some("private")), "{path}");
+        assert_eq!(service.last().header("x-forwarded-uri"), Some(&*told));
+        assert_eq!(origin.last().target, told);
+    }
+    edge.stop().await;
+}
+
+#[tokio::test]
 async fn a_page_of_another_origin_can_read_why_it_was_refused() {
     let (origin, corp) = (origin().run().await, issuer().run().await);
     let config = "
