@@ -27,7 +27,7 @@ const MOST: usize = 8;
 #[serde(rename_all = "lowercase")]
 pub enum TokenPlace {
     /// A header field. In `authorization` a token follows the scheme Bearer or DPoP; any other field is the token as a whole,
-    /// without a scheme.
+    /// without a scheme. One that a route's `claims_to_headers` names holds none: whatever clients send in it is removed.
     Header(String),
     /// A cookie, by its name, which has case. It is the token as a whole. A browser sends cookies with what other sites' pages
     /// ask of it too: let whoever sets it say `SameSite`, `HttpOnly` and `Secure`, and let routes that change something, and
