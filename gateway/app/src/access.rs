@@ -15,6 +15,8 @@ pub(crate) fn record(session: &Session, error: Option<&Error>, request: &Request
     let trace_id = arrived.trace.trace_id();
     let identity = request.proof.as_ref().and_then(sluice_auth::Proof::identity);
     let error = error.map(ToString::to_string);
+    // Whatever became of it, and whichever route it took.
+    let query = header.uri.query().map(|query| request.snapshot.token_parameters.hide(query));
     request.snapshot.access_log.record(&AccessRecord {
         trace_id: Some(trace_id.as_str()),
         protocol: match arrived.version {
@@ -26,7 +28,7 @@ pub(crate) fn record(session: &Session, error: Option<&Error>, request: &Request
         method: header.method.as_str(),
         host: &arrived.host,
         path: header.uri.path(),
-        query: header.uri.query(),
+        query: query.as_deref(),
         route: request.route().map(|route| route.name.as_str()),
         tenant: request.tenant.as_ref().map(|tenant| tenant.as_str()),
         issuer: identity.map(|identity| identity.issuer.as_str()),

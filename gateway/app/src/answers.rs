@@ -13,6 +13,9 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use sluice_vocabulary::Refusal;
 
+use crate::headers::make_private;
+use crate::request::Request;
+
 /// The request id, in answers and toward upstreams.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -50,18 +53,17 @@ pub(crate) async fn refuse(
     send(session, response, body, request_id).await
 }
 
-/// Sends a direct answer.
-pub(crate) async fn answer(
-    session: &mut Session,
-    answer: Answer<'_>,
-    request_id: &str,
-    extra: &[(HeaderName, HeaderValue)],
-) -> Result<()> {
+/// Sends an answer of our own to `request`.
+pub(crate) async fn answer(session: &mut Session, answer: Answer<'_>, request: &Request) -> Result<()> {
+    let extra = &request.answer_fields;
     let mut response = ResponseHeader::build(answer.status, Some(4 + answer.headers.len() + extra.len()))?;
     for (name, value) in answer.headers.iter().chain(extra) {
         response.append_header(name.clone(), value.clone())?;
     }
-    send(session, response, answer.body, request_id).await
+    if request.wants_private_answer() {
+        make_private(&mut response)?;
+    }
+    send(session, response, answer.body, request.id()).await
 }
 
 /// Whether the client speaks gRPC, and so reads grpc-status and not HTTP's.

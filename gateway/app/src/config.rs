@@ -189,7 +189,7 @@ impl Config {
             route.validate(self, &at.index(index), faults);
         }
         // What routing itself would refuse. Its warnings come from the table in force, once that is made.
-        if let Err(refused) = sluice_routing::Table::compile(crate::snapshot::specs(&self.routes, at)) {
+        if let Err(refused) = sluice_routing::Table::compile(crate::snapshot::specs(self, at)) {
             faults.extend(refused);
         }
     }

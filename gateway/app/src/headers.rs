@@ -1,10 +1,12 @@
 //! A request's and a response's header on their way through: what is read from them, and what is changed in them.
 
-use http::HeaderValue;
 use http::header;
 use http::request::Parts;
-use pingora_error::{Error, Result};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Uri};
+use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use sluice_auth::Withheld;
 use sluice_plugins::{HeaderOp, Operations, RequestHead, Who};
 use sluice_vocabulary::{Reason, Refusal};
 
@@ -63,6 +65,80 @@ pub(crate) fn join_cookies(header: &mut RequestHeader) -> Result<(), Refusal> {
     header.insert_header(header::COOKIE, whole).map_err(broken)
 }
 
+/// Gives the request another target. Over HTTP/2 its URI names the host as well, which stays: that is where an upstream's
+/// `Host` comes from.
+pub(crate) fn set_target(header: &mut RequestHeader, target: &str) -> Result<()> {
+    if header.uri.authority().is_none() {
+        return header.set_raw_path(target.as_bytes());
+    }
+    let mut parts = header.uri.clone().into_parts();
+    let target = PathAndQuery::try_from(target).or_err(ErrorType::InvalidHTTPHeader, "a target that is none")?;
+    parts.path_and_query = Some(target);
+    header.set_uri(Uri::from_parts(parts).or_err(ErrorType::InvalidHTTPHeader, "a target that does not fit its host")?);
+    Ok(())
+}
+
+/// Takes away what goes no further than the gateway.
+pub(crate) fn withhold(header: &mut RequestHeader, withheld: Withheld<'_>) -> Result<()> {
+    match withheld {
+        Withheld::Nothing => {}
+        Withheld::Fields(names) => {
+            for name in names {
+                header.remove_header(name);
+            }
+        }
+        Withheld::Cookie(cookie) => {
+            let fields = header.headers.get_all(header::COOKIE).iter();
+            let kept: Vec<HeaderValue> = fields.filter_map(|field| cookie.without(field)).collect();
+            header.remove_header(&header::COOKIE);
+            for field in kept {
+                header.append_header(header::COOKIE, field)?;
+            }
+        }
+        Withheld::Parameter(parameter) => {
+            let path = header.uri.path();
+            let target = match header.uri.query().and_then(|query| parameter.without(query)) {
+                Some(query) => format!("{path}?{query}"),
+                None => path.to_owned(),
+            };
+            set_target(header, &target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Has no shared cache keep an answer: `private` in place of whatever said that one may (RFC 9111 section 5.2.2).
+pub(crate) fn make_private(response: &mut ResponseHeader) -> Result<()> {
+    let mut directives = Vec::new();
+    for field in response.headers.get_all(header::CACHE_CONTROL) {
+        directives.extend(directives_of(&String::from_utf8_lossy(field.as_bytes())));
+    }
+    directives.retain(|directive| {
+        let name = directive.split('=').next().unwrap_or_default().trim();
+        !["public", "private", "s-maxage"].iter().any(|other| name.eq_ignore_ascii_case(other))
+    });
+    directives.push("private".to_owned());
+    response.insert_header(header::CACHE_CONTROL, directives.join(", "))
+}
+
+/// The parts of a list between commas; a comma within quotes is none.
+fn directives_of(field: &str) -> Vec<String> {
+    let (mut parts, mut part) = (Vec::new(), String::new());
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for c in field.chars() {
+        match c {
+            ',' if !is_quoted => parts.push(std::mem::take(&mut part)),
+            _ => {
+                is_quoted ^= c == '"' && !is_escaped;
+                is_escaped = is_quoted && c == '\\' && !is_escaped;
+                part.push(c);
+            }
+        }
+    }
+    parts.push(part);
+    parts.iter().map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+}
+
 /// The request's head as plugins get it.
 pub(crate) fn owned_head(header: &RequestHeader, request: &Request) -> Result<RequestHead, Refusal> {
     let Some(arrived) = &request.arrived else {
@@ -114,4 +190,32 @@ pub(crate) fn apply_to_response(header: &mut ResponseHeader, operations: Operati
 
 pub(crate) fn broken(error: Box<Error>) -> Refusal {
     Refusal::new(Reason::Internal).internal(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_private_keeps_what_else_is_said_of_it() {
+        for (before, after) in [
+            (&[][..], "private"),
+            (&["public, max-age=60"], "max-age=60, private"),
+            (&["max-age=60", "PUBLIC", "S-MaxAge=600"], "max-age=60, private"),
+            (&["no-store"], "no-store, private"),
+            (&["private"], "private"),
+            (&["private=\"set-cookie, x\", no-cache=\"a, public\""], "no-cache=\"a, public\", private"),
+            (&["no-cache=\"a\\\", public\", public"], "no-cache=\"a\\\", public\", private"),
+            (&[" , ,public"], "private"),
+        ] {
+            let mut response = ResponseHeader::build(200, None).unwrap();
+            for field in before {
+                response.append_header(header::CACHE_CONTROL, *field).unwrap();
+            }
+            make_private(&mut response).unwrap();
+            let fields: Vec<_> = response.headers.get_all(header::CACHE_CONTROL).iter().collect();
+            assert_eq!(fields, [after], "{before:?}");
+        }
+    }
 }

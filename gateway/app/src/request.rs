@@ -152,6 +152,12 @@ impl Request {
         self.matched.as_ref().and_then(|matched| self.snapshot.routes.get(matched.index()))
     }
 
+    /// Whether its answer is for its client alone, since its token came in the URL.
+    pub(crate) fn wants_private_answer(&self) -> bool {
+        let policy = self.route().and_then(|route| route.policy.as_ref());
+        policy.zip(self.proof.as_ref()).is_some_and(|(policy, proof)| policy.wants_private_answer(proof))
+    }
+
     /// The request's id, or nothing before it has one.
     pub(crate) fn id(&self) -> &str {
         self.arrived.as_ref().map_or("", |arrived| arrived.id.as_str())

@@ -25,17 +25,21 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use sluice_auth::Withheld;
 use sluice_downstream::hop_by_hop;
 use sluice_plugins::{Chain, Outcome, RequestHead, ResponseHead, Visit};
 use sluice_resilience::{Deadlines, Exchange};
 use sluice_routing::{Decision, DirectAnswer};
+use sluice_vocabulary::request::RequestView;
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::access::record;
 use crate::answers::{self, Answer};
 use crate::compose::Units;
 use crate::compression::{self, Compression};
-use crate::headers::{apply, apply_to_response, broken, forget_case, host_of, join_cookies, owned_head, who};
+use crate::headers::{
+    apply, apply_to_response, broken, forget_case, host_of, join_cookies, owned_head, set_target, who, withhold,
+};
 use crate::outgoing;
 use crate::request::{Arrived, LastTry, Pending, Request};
 use crate::returning;
@@ -100,6 +104,14 @@ impl RequestPath {
 
         // And whether it may pass, where another service decides that.
         if let Some(forward_auth) = &route.forward_auth {
+            // It is told the query with the rest of the target; a token that is to go no further is not for it.
+            let withheld =
+                route.policy.as_ref().zip(request.proof.as_ref()).map(|(policy, proof)| policy.withheld(proof));
+            let query = match withheld {
+                Some(Withheld::Parameter(parameter)) => Some(view.query.and_then(|query| parameter.without(query))),
+                _ => None,
+            };
+            let view = query.as_ref().map_or(view, |query| RequestView { query: query.as_deref(), ..view });
             match self.units.auth.authorize(forward_auth, &view).await? {
                 sluice_auth::Decision::Allowed(allowed) => request.allowed = Some(allowed),
                 sluice_auth::Decision::Rebuff(rebuff) => return Ok(Lead::Rebuff(rebuff)),
@@ -118,9 +130,7 @@ impl RequestPath {
 
         // Now that it has served, a token is nobody else's to see, where the route says so.
         if let (Some(policy), Some(proof)) = (&route.policy, &request.proof) {
-            for name in policy.withheld_headers(proof) {
-                session.req_header_mut().remove_header(name);
-            }
+            withhold(session.req_header_mut(), policy.withheld(proof)).map_err(broken)?;
         }
 
         // What this route's requests may cost from here on.
@@ -185,7 +195,7 @@ impl RequestPath {
         let header = session.req_header_mut();
         forget_case(header).map_err(broken)?;
         if let Some(target) = normal {
-            header.set_raw_path(target.as_bytes()).map_err(broken)?;
+            set_target(header, &target).map_err(broken)?;
         }
         // Identity is the gateway's to say: what clients say of it goes before anybody can believe it.
         if !snapshot.stripped.names().is_empty() {
@@ -319,7 +329,7 @@ impl RequestPath {
     async fn answer_of_plugin(session: &mut Session, request: &Request, plugins: sluice_plugins::Answer) -> Result<()> {
         let headers: Vec<_> = plugins.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let answer = Answer { status: plugins.status, headers: &headers, body: plugins.body };
-        answers::answer(session, answer, request.id(), &request.answer_fields).await
+        answers::answer(session, answer, request).await
     }
 
     /// Notes what is to be sent instead and ends the phase with an error, which is all that some phases can end with;
@@ -349,11 +359,11 @@ impl ProxyHttp for RequestPath {
             Ok(Lead::Forward) => return Ok(false),
             Ok(Lead::Direct(direct)) => {
                 let answer = Answer { status: direct.status, headers: &direct.headers, body: direct.body };
-                answers::answer(session, answer, request.id(), &request.answer_fields).await?;
+                answers::answer(session, answer, request).await?;
             }
             Ok(Lead::Rebuff(rebuff)) => {
                 let answer = Answer { status: rebuff.status, headers: &rebuff.headers, body: rebuff.body };
-                answers::answer(session, answer, request.id(), &request.answer_fields).await?;
+                answers::answer(session, answer, request).await?;
             }
             Ok(Lead::Plugin(answer)) => Self::answer_of_plugin(session, request, answer).await?,
             Err(refusal) => self.refuse(session, request, refusal).await?,

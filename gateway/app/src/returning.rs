@@ -7,6 +7,7 @@ use pingora_http::ResponseHeader;
 use sluice_downstream::hop_by_hop;
 
 use crate::answers::X_REQUEST_ID;
+use crate::headers::make_private;
 use crate::request::Request;
 
 /// Takes away what is for the upstream's connection only.
@@ -32,6 +33,9 @@ pub(crate) fn complete(response: &mut ResponseHeader, request: &Request) -> Resu
         if matched.has_cors() {
             forget_cors(response);
         }
+    }
+    if request.wants_private_answer() {
+        make_private(response)?;
     }
     for (name, value) in &request.answer_fields {
         response.append_header(name.clone(), value.clone())?;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sluice_auth::{ForwardAuth, Policy, StrippedHeaders};
+use sluice_auth::{ForwardAuth, Policy, StrippedHeaders, TokenParameters};
 use sluice_plugins::Chain;
 use sluice_resilience::Overrides;
 use sluice_routing::{RouteSpec, Table};
@@ -28,6 +28,8 @@ pub(crate) struct Snapshot {
     pub(crate) routes: Vec<Route>,
     /// What no client may send.
     pub(crate) stripped: StrippedHeaders,
+    /// What of a query is recorded for nobody.
+    pub(crate) token_parameters: TokenParameters,
     pub(crate) tracing: Tracing,
     pub(crate) access_log: AccessLog,
     tenant_chains: HashMap<TenantId, Arc<Chain>>,
@@ -59,6 +61,7 @@ impl Snapshot {
             table: Table::compile(Vec::new())?,
             routes: Vec::new(),
             stripped: StrippedHeaders::default(),
+            token_parameters: TokenParameters::default(),
             tracing: Tracing::new(&TraceConfig::default(), random),
             access_log: AccessLog::off(),
             tenant_chains: HashMap::new(),
@@ -89,7 +92,7 @@ pub(crate) async fn prepare(units: &Units, config: Config) -> Result<Ready, Vec<
     let auth = sort(units.auth.prepare(&config.auth, &config.issuers), &mut faults);
     let upstream = sort(units.upstream.prepare(&config.upstreams, folder), &mut faults);
     let plugins = sort(units.plugins.prepare(&config.plugins, &root.key("plugins"), folder).await, &mut faults);
-    let table = sort(Table::compile(specs(&config.routes, &root.key("routes"))), &mut faults);
+    let table = sort(Table::compile(specs(&config, &root.key("routes"))), &mut faults);
     let access_log = units
         .access_log(&config.telemetry.access_log)
         .map_err(|e| vec![Fault::error(&root.key("telemetry").key("access_log").key("output"), e.to_string())]);
@@ -126,6 +129,7 @@ pub(crate) async fn prepare(units: &Units, config: Config) -> Result<Ready, Vec<
         table,
         routes,
         stripped: auth.stripped_headers(),
+        token_parameters: auth.token_parameters(),
         tracing: Tracing::new(&config.telemetry.trace, Arc::clone(&units.random)),
         access_log,
         tenant_chains,
@@ -177,8 +181,8 @@ fn sort<T>(outcome: Result<T, Vec<Fault>>, faults: &mut Vec<Fault>) -> Option<T>
 }
 
 /// Routing's part of each route.
-pub(crate) fn specs(routes: &[RouteConfig], at: &Path) -> Vec<RouteSpec> {
-    let specs = routes.iter().enumerate().map(|(index, route)| RouteSpec {
+pub(crate) fn specs(config: &Config, at: &Path) -> Vec<RouteSpec> {
+    let specs = config.routes.iter().enumerate().map(|(index, route)| RouteSpec {
         name: route.name.clone(),
         at: at.index(index),
         r#match: route.r#match.clone(),
@@ -186,6 +190,7 @@ pub(crate) fn specs(routes: &[RouteConfig], at: &Path) -> Vec<RouteSpec> {
         redirect: route.redirect.clone(),
         answer: route.answer.clone(),
         cors: route.cors.clone(),
+        exposed: route.auth.iter().flat_map(|_| config.auth.answer_fields()).collect(),
         addresses: route.addresses.clone(),
         has_upstream: route.upstream.is_some(),
         protected: route.auth.is_some() || route.forward_auth.is_some(),

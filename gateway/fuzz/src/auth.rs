@@ -59,21 +59,8 @@ fn judge_proof(proof: &[u8]) {
     let key = header["jwk"].as_object().expect("a key");
     assert!(header["typ"] == "dpop+jwt" && !["d", "p", "q", "k"].iter().any(|name| key.contains_key(*name)));
 
-    let address = SocketAddr::from(([192, 0, 2, 7], 4711));
-    let connection =
-        Connection { id: 1, peer: address, local: address, client: address, tls: None, cookie: None, listener: 0 };
-    let headers = http::HeaderMap::new();
-    let request = RequestView {
-        method: &Method::GET,
-        scheme: Scheme::Https,
-        host: "api.example",
-        port: None,
-        path: "/a/b",
-        query: None,
-        headers: &headers,
-        client: address.ip(),
-        connection: &connection,
-    };
+    let (connection, headers) = (connection(), http::HeaderMap::new());
+    let request = request(&connection, &headers, None);
     if fuzz::target_is_for(&read.target, &request)
         && let Ok(uri) = read.target.parse::<Uri>()
     {
@@ -83,6 +70,52 @@ fn judge_proof(proof: &[u8]) {
         assert!(uri.port().is_none_or(|port| port.as_u16() == 443), "{uri}");
         assert!(!uri.authority().expect("an authority").as_str().contains('@'), "{uri}");
     }
+}
+
+fn connection() -> Connection {
+    let address = SocketAddr::from(([192, 0, 2, 7], 4711));
+    Connection { id: 1, peer: address, local: address, client: address, tls: None, cookie: None, listener: 0 }
+}
+
+fn request<'r>(connection: &'r Connection, headers: &'r http::HeaderMap, query: Option<&'r str>) -> RequestView<'r> {
+    RequestView {
+        method: &Method::GET,
+        scheme: Scheme::Https,
+        host: "api.example",
+        port: None,
+        path: "/a/b",
+        query,
+        headers,
+        client: connection.client.ip(),
+        connection,
+    }
+}
+
+/// Of a request whose query is the first line and whose cookies are the others, the token `t` is in one place or it is
+/// none; it is gone once it was taken out, what is left was there before, and no record of the query holds it.
+pub fn token_place(bytes: &[u8]) {
+    let (query, cookies) = crate::first_line(bytes);
+    let query = std::str::from_utf8(query).ok().filter(|query| !query.is_empty());
+    let fields = cookies.split(|&byte| byte == b'\n').filter_map(|line| http::HeaderValue::from_bytes(line).ok());
+    let headers: http::HeaderMap = fields.map(|field| (http::header::COOKIE, field)).collect();
+    let connection = connection();
+    let Ok(Some(found)) = fuzz::located_token(&request(&connection, &headers, query), "t") else { return };
+    let fields = || headers.get_all(http::header::COOKIE).iter().map(http::HeaderValue::as_bytes);
+    let cookies = fields().flat_map(|field| field.split(|&byte| byte == b';')).filter(|pair| {
+        pair.strip_prefix(b" ").unwrap_or(pair).strip_prefix(b"t=").is_some_and(|value| value == found.token)
+    });
+    let parameters = query.into_iter().flat_map(|query| query.split('&')).filter(|pair| pair.starts_with("t="));
+    assert_eq!(cookies.count() + parameters.count(), 1, "{found:?}");
+
+    let left: http::HeaderMap = found.cookies.iter().map(|field| (http::header::COOKIE, field.clone())).collect();
+    let again = fuzz::located_token(&request(&connection, &left, found.query.as_deref()), "t");
+    assert_eq!(again, Ok(None), "it was not taken out: {found:?}");
+    let length = |query: Option<&str>| query.map_or(0, str::len);
+    let before = fields().map(<[u8]>::len).sum::<usize>() + length(query);
+    let after = found.cookies.iter().map(|field| field.len()).sum::<usize>() + length(found.query.as_deref());
+    assert!(before >= after + 2 + found.token.len(), "{found:?}");
+    let recorded = found.recorded.unwrap_or_default();
+    assert!(recorded.split('&').filter(|pair| pair.starts_with("t=")).all(|pair| pair == "t=[redacted]"), "{recorded}");
 }
 
 /// What is read strictly, serde_json reads alike; and the two strict readers never differ.

@@ -13,7 +13,7 @@ mod downstream;
 mod routing;
 mod telemetry;
 
-pub use auth::{dpop_proof, introspection, key_set, strict_json, token};
+pub use auth::{dpop_proof, introspection, key_set, strict_json, token, token_place};
 pub use config::config;
 pub use downstream::{chunked_body, forwarded, head, host, http2_frames, path, proxy_protocol};
 pub use routing::routing;
@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("forwarded", forwarded),
     ("http2_frames", http2_frames),
     ("token", token),
+    ("token_place", token_place),
     ("dpop_proof", dpop_proof),
     ("strict_json", strict_json),
     ("key_set", key_set),

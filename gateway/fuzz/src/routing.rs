@@ -54,6 +54,7 @@ fn spec(index: usize, route: &Value) -> RouteSpec {
         redirect: part(route, "redirect"),
         answer: None,
         cors: part(route, "cors"),
+        exposed: Vec::new(),
         addresses: part(route, "addresses"),
         has_upstream: route.get("redirect").is_none(),
         protected: false,

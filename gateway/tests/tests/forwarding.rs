@@ -31,6 +31,19 @@ fn lines(origin: &Origin, name: &str) -> Vec<String> {
     origin.last().headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
 }
 
+#[tokio::test]
+async fn a_path_that_is_brought_into_its_one_form_keeps_its_host() {
+    let origin = origin().run().await;
+    let edge = with("", &origin).await;
+    for client in [client(), client().http2()] {
+        for path in ["/a/b", "/a/./b", "/a/x/../b"] {
+            assert_eq!(client.get(edge.url(path)).send().await.status, 200);
+            let seen = origin.last();
+            assert_eq!((&*seen.target, seen.authority), ("/a/b", Some(edge.address().to_string())), "{path}");
+        }
+    }
+}
+
 // Who the client is.
 
 #[tokio::test]

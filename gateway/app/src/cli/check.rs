@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Err(faults) => return Err(Failure::Usage(faults.for_terminal())),
     };
-    let table = Table::compile(specs(&loaded.config.routes, &sluice_vocabulary::Path::root().key("routes")));
+    let table = Table::compile(specs(&loaded.config, &sluice_vocabulary::Path::root().key("routes")));
     let mut found = match open_files(&loaded.config, &arguments.config) {
         Ok(()) => Vec::new(),
         Err(faults) => faults,

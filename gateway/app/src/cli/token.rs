@@ -8,8 +8,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Subcommand;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Map, Value, json};
+use sluice_auth::{MacAlgorithm, SecretEncoding, SharedSecret};
 use sluice_vocabulary::clock::{Clock, SystemClock};
 use sluice_vocabulary::measure::Span;
+use sluice_vocabulary::secret::SecretSource;
 
 use super::inspect::{self, Judging};
 use super::{Failure, say};
@@ -20,6 +22,8 @@ use super::{Failure, say};
     openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out dev.pem\n  \
     sluice token mint --key dev.pem --alg ES256 --issuer https://id.test --audience edge --scope orders:read\n  \
     sluice token mint --key dev.pem --alg ES256 --jwks > jwks.json\n  \
+    openssl rand -hex 32 > dev.secret\n  \
+    sluice token mint --secret-file dev.secret --alg HS256 --issuer https://id.test --audience edge\n  \
     sluice token inspect \"$TOKEN\"\n  \
     sluice token inspect - --request 'GET https://api.example.com/orders/7' < token.txt")]
 pub(crate) struct Arguments {
@@ -38,11 +42,20 @@ enum Action {
 #[derive(Debug, clap::Args)]
 struct Mint {
     /// Private key, PEM (PKCS#8; RSA also PKCS#1)
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
-    /// RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 or EdDSA
+    #[arg(long, value_name = "FILE", required_unless_present = "secret_file", conflicts_with = "secret_file")]
+    key: Option<PathBuf>,
+    /// Shared secret for HS256, HS384 or HS512, as the gateway reads it: its bytes but for one line break at the end
+    #[arg(long, value_name = "FILE", conflicts_with = "jwks")]
+    secret_file: Option<PathBuf>,
+    /// The secret is in base64url, as with `encoding: base64url`
+    #[arg(long, requires = "secret_file")]
+    base64url: bool,
+    /// RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 or EdDSA; with a secret HS256, HS384 or HS512
     #[arg(long, default_value = "ES256")]
     alg: Algorithm,
+    /// `typ`; at+jwt for an access token by RFC 9068
+    #[arg(long, default_value = "JWT")]
+    typ: String,
     /// Key id for the header and the key set
     #[arg(long, default_value = "dev")]
     kid: String,
@@ -93,7 +106,11 @@ struct Inspect {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.action {
         Action::Mint(mint) => {
-            let key = read_key(&mint.key, mint.alg)?;
+            let key = match (&mint.key, &mint.secret_file) {
+                (Some(key), _) => read_key(key, mint.alg)?,
+                (None, Some(secret)) => read_secret(secret, mint.alg, mint.base64url)?,
+                (None, None) => return Err(Failure::usage("expected --key or --secret-file")),
+            };
             if mint.jwks {
                 let set = key_set(&key, mint.alg, &mint.kid).map_err(Failure::usage)?;
                 say(format_args!("{set:#}\n"))
@@ -111,11 +128,29 @@ fn read_key(path: &Path, algorithm: Algorithm) -> Result<EncodingKey, Failure> {
         Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(&pem),
         Algorithm::EdDSA => EncodingKey::from_ed_pem(&pem),
         Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
-            return Err(Failure::usage("shared-secret algorithms are not supported; choose RS*, PS*, ES* or EdDSA"));
+            return Err(Failure::usage(format!("{algorithm:?} takes a shared secret: name it with --secret-file")));
         }
         _ => EncodingKey::from_rsa_pem(&pem),
     };
     key.map_err(|e| Failure::usage(format!("{} is not a private key for {algorithm:?}: {e}", path.display())))
+}
+
+/// A secret as the gateway would read it from the section `secrets` of an issuer, and by its rules.
+fn read_secret(path: &Path, algorithm: Algorithm, is_encoded: bool) -> Result<EncodingKey, Failure> {
+    let Some(mac) = MacAlgorithm::ALL.into_iter().find(|mac| mac.name() == format!("{algorithm:?}")) else {
+        return Err(Failure::usage(format!("{algorithm:?} takes a private key: name it with --key, or choose HS256")));
+    };
+    let shared = SharedSecret {
+        kid: None,
+        algorithm: mac,
+        secret: SecretSource::File(path.to_owned()),
+        encoding: if is_encoded { SecretEncoding::Base64url } else { SecretEncoding::Plain },
+    };
+    let secret = shared.read(Path::new(""), &sluice_vocabulary::Path::root()).map_err(|fault| {
+        let help = fault.help.map(|help| format!(" ({help})")).unwrap_or_default();
+        Failure::usage(format!("{}{help}", fault.message))
+    })?;
+    Ok(EncodingKey::from_secret(secret.expose()))
 }
 
 /// The public half of `key` as a key set with one key.
@@ -144,7 +179,7 @@ fn mint_token(mint: &Mint, key: &EncodingKey) -> Result<String, Failure> {
             .ok_or_else(|| Failure::usage(format!("{claim:?} is not a claim: expected NAME=VALUE")))?;
         claims.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| json!(value)));
     }
-    let header = Header { kid: Some(mint.kid.clone()), ..Header::new(mint.alg) };
+    let header = Header { kid: Some(mint.kid.clone()), typ: Some(mint.typ.clone()), ..Header::new(mint.alg) };
     jsonwebtoken::encode(&header, &claims, key).map_err(Failure::run)
 }
 

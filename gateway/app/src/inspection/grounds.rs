@@ -96,7 +96,7 @@ impl FromFile {
             }
             routes.push((policy.transpose()?, route.forward_auth.is_some()));
         }
-        let table = Table::compile(specs(&config.routes, &Path::root().key("routes")))?;
+        let table = Table::compile(specs(config, &Path::root().key("routes")))?;
         let stripped = prepared.stripped_headers();
         auth.commit(prepared);
         let (stopper, stop) = Stop::new();

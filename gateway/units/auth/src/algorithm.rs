@@ -1,8 +1,10 @@
-//! The signature algorithms (RFC 7518 section 3.1, RFC 8037), and sets of them.
+//! The algorithms of RFC 7518 section 3.1 and RFC 8037, and sets of them.
 //!
-//! Only asymmetric ones exist here: with no HMAC and no `none` in the type, the confusion of a public key with a secret
-//! cannot be written down, let alone accepted.
+//! Signatures and MACs are two types, which meet only where a token's `alg` is read. A public key is for an [`Algorithm`],
+//! a shared secret for a [`MacAlgorithm`]: the confusion of the one with the other cannot be written down, let alone
+//! accepted. `none` is neither.
 
+use aws_lc_rs::hmac;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -71,19 +73,124 @@ impl Algorithm {
     }
 }
 
+/// A MAC algorithm (RFC 7518 section 3.2), by its JOSE name. Whoever can check one can make one: such tokens are for an
+/// issuer that is the operator's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum MacAlgorithm {
+    /// HMAC with SHA-256; its secret has at least 32 bytes.
+    HS256,
+    /// HMAC with SHA-384; its secret has at least 48 bytes.
+    HS384,
+    /// HMAC with SHA-512; its secret has at least 64 bytes.
+    HS512,
+}
+
+impl MacAlgorithm {
+    /// Every MAC algorithm.
+    pub const ALL: [Self; 3] = [Self::HS256, Self::HS384, Self::HS512];
+
+    /// The name in `alg`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HS256 => "HS256",
+            Self::HS384 => "HS384",
+            Self::HS512 => "HS512",
+        }
+    }
+
+    /// The least bytes that a secret may have: those of the hash.
+    pub(crate) const fn least_secret(self) -> usize {
+        match self {
+            Self::HS256 => 32,
+            Self::HS384 => 48,
+            Self::HS512 => 64,
+        }
+    }
+
+    pub(crate) fn hmac(self) -> hmac::Algorithm {
+        match self {
+            Self::HS256 => hmac::HMAC_SHA256,
+            Self::HS384 => hmac::HMAC_SHA384,
+            Self::HS512 => hmac::HMAC_SHA512,
+        }
+    }
+}
+
+/// What a token's `alg` may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alg {
+    /// A signature, checked by a public key.
+    Signature(Algorithm),
+    /// A MAC, checked by a shared secret.
+    Mac(MacAlgorithm),
+}
+
+impl Alg {
+    /// The algorithm of that name, compared by case.
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
+        let mac = || MacAlgorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name);
+        Algorithm::by_name(name).map(Self::Signature).or_else(|| mac().map(Self::Mac))
+    }
+
+    /// The name in `alg`.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Signature(algorithm) => algorithm.name(),
+            Self::Mac(algorithm) => algorithm.name(),
+        }
+    }
+
+    pub(crate) const fn is_mac(self) -> bool {
+        matches!(self, Self::Mac(_))
+    }
+
+    /// Its place in a set.
+    const fn bit(self) -> u16 {
+        match self {
+            Self::Signature(algorithm) => 1 << algorithm as u16,
+            Self::Mac(algorithm) => 1 << (Algorithm::ALL.len() as u16 + algorithm as u16),
+        }
+    }
+}
+
+impl From<Algorithm> for Alg {
+    fn from(algorithm: Algorithm) -> Self {
+        Self::Signature(algorithm)
+    }
+}
+
+impl From<&Algorithm> for Alg {
+    fn from(algorithm: &Algorithm) -> Self {
+        Self::Signature(*algorithm)
+    }
+}
+
+impl From<MacAlgorithm> for Alg {
+    fn from(algorithm: MacAlgorithm) -> Self {
+        Self::Mac(algorithm)
+    }
+}
+
+#[cfg(test)]
+impl PartialEq<Algorithm> for Alg {
+    fn eq(&self, other: &Algorithm) -> bool {
+        *self == Self::from(*other)
+    }
+}
+
 /// A set of algorithms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AlgorithmSet(u16);
 
 impl AlgorithmSet {
-    pub(crate) fn contains(self, algorithm: Algorithm) -> bool {
-        self.0 & (1 << algorithm as u16) != 0
+    pub(crate) fn contains(self, algorithm: impl Into<Alg>) -> bool {
+        self.0 & algorithm.into().bit() != 0
     }
 }
 
-impl<'a> FromIterator<&'a Algorithm> for AlgorithmSet {
-    fn from_iter<I: IntoIterator<Item = &'a Algorithm>>(algorithms: I) -> Self {
-        Self(algorithms.into_iter().fold(0, |set, algorithm| set | 1 << *algorithm as u16))
+impl<A: Into<Alg>> FromIterator<A> for AlgorithmSet {
+    fn from_iter<I: IntoIterator<Item = A>>(algorithms: I) -> Self {
+        Self(algorithms.into_iter().fold(0, |set, algorithm| set | algorithm.into().bit()))
     }
 }
 
@@ -92,14 +199,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_read_by_its_case_and_symmetric_ones_do_not_exist() {
+    fn a_name_is_read_by_its_case_and_is_that_of_a_signature_or_of_a_mac() {
         for algorithm in Algorithm::ALL {
             assert_eq!(Algorithm::by_name(algorithm.name()), Some(algorithm));
+            assert_eq!(Alg::by_name(algorithm.name()), Some(Alg::Signature(algorithm)));
+        }
+        for algorithm in MacAlgorithm::ALL {
+            assert_eq!(Algorithm::by_name(algorithm.name()), None, "no public key is for a MAC");
+            assert_eq!(Alg::by_name(algorithm.name()), Some(Alg::Mac(algorithm)));
         }
         assert_eq!(Algorithm::by_name("Ed25519"), Some(Algorithm::EdDSA));
-        for none in ["none", "Ed448", "None", "HS256", "HS512", "rs256", "RS1", "ES256K", "", "RS256 "] {
-            assert_eq!(Algorithm::by_name(none), None, "{none}");
+        for none in ["none", "Ed448", "None", "HS1", "hs256", "HS256 ", "rs256", "RS1", "ES256K", "", "RS256 "] {
+            assert_eq!(Alg::by_name(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn no_two_algorithms_share_a_place_in_a_set() {
+        let every: Vec<Alg> =
+            Algorithm::ALL.into_iter().map(Alg::from).chain(MacAlgorithm::ALL.into_iter().map(Alg::from)).collect();
+        for one in &every {
+            let set: AlgorithmSet = [*one].into_iter().collect();
+            assert_eq!(every.iter().filter(|other| set.contains(**other)).collect::<Vec<_>>(), [one]);
+        }
+        let signatures: AlgorithmSet = Algorithm::ALL.iter().collect();
+        assert!(MacAlgorithm::ALL.into_iter().all(|mac| !signatures.contains(mac)));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The token in a request: `Authorization: Bearer` (RFC 6750 section 2.1) or `Authorization: DPoP` (RFC 9449 section 7.1),
-//! and nowhere else.
+//! The token in `Authorization`: `Bearer` (RFC 6750 section 2.1) or `DPoP` (RFC 9449 section 7.1). Where else one may be,
+//! [`crate::places`] says.
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;

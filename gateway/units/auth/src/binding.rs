@@ -14,8 +14,8 @@ use serde_json::Value;
 use sluice_vocabulary::request::RequestView;
 use sluice_vocabulary::{Identity, Reason, Refusal};
 
-use crate::dpop::thumbprint::{self, Thumbprint};
 use crate::policy::Policy;
+use crate::thumbprint::{self, Thumbprint};
 use crate::witness::{Step, Witness};
 
 /// What a route demands of the binding of tokens to their senders. A binding that a token carries is enforced whatever
@@ -56,6 +56,8 @@ impl Scheme {
 pub(crate) struct Presented<'r> {
     pub(crate) scheme: Scheme,
     pub(crate) token: &'r [u8],
+    /// The number of the place that it was in, among those of the policy.
+    pub(crate) place: usize,
     pub(crate) request: &'r RequestView<'r>,
     /// Seconds since the Unix epoch.
     pub(crate) now: u64,

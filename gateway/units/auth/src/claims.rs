@@ -109,6 +109,20 @@ impl Rules {
     }
 }
 
+/// Judges that the claims which RFC 9068 section 2.2 requires beside those of [`Rules`] are there.
+pub(crate) fn judge_access_token(claims: &Claims) -> Result<(), TokenFault> {
+    for name in ["sub", "client_id", "jti"] {
+        match claims.raw(name) {
+            Some(Raw::Text(_)) => {}
+            Some(Raw::Json(_)) => return Err(TokenFault::ClaimForm(name)),
+            None => return Err(TokenFault::ClaimMissing(name)),
+        }
+    }
+    date(claims, "iat", f64::floor)?.ok_or(TokenFault::ClaimMissing("iat"))?;
+    // Where any audience will do, one must be named all the same.
+    if claims.raw("aud").is_none() { Err(TokenFault::ClaimMissing("aud")) } else { Ok(()) }
+}
+
 /// Builds the identity that judged claims stand for. Its scopes are in `scope_claim`, where the issuer has one.
 pub(crate) fn identity(
     issuer: &IssuerName,

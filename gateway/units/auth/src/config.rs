@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::header::WWW_AUTHENTICATE;
 use http::{HeaderName, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,14 +15,17 @@ use sluice_vocabulary::{Faults, IssuerName, Path};
 use crate::algorithm::Algorithm;
 use crate::binding::SenderConstraint;
 use crate::discovery;
+use crate::dpop::DPOP_NONCE;
 use crate::dpop::config::DpopConfig;
 use crate::introspection::config::IntrospectionConfig;
 use crate::issue::config::{IdentityToken, IdentityTokens};
 use crate::jwk::KeySet;
+use crate::places::{self, TokenPlace};
 use crate::pointer::ClaimPath;
 use crate::predicates::{self, ClaimRule};
 use crate::revocation::config::RevocationConfig;
 use crate::scopes;
+use crate::shared_secret::{self, SharedSecret};
 use crate::step_up::StepUp;
 
 /// Bounds of the checking of tokens, for all issuers and routes together: the section `auth`.
@@ -99,16 +103,27 @@ pub struct IssuerConfig {
     /// Takes tokens for any audience. Then a token issued for another service, perhaps one of an attacker, is good here.
     #[serde(default)]
     pub dangerously_accept_any_audience: bool,
-    /// The signature algorithms accepted; all by default. Within these it is the key that decides.
+    /// The signature algorithms accepted; all by default. Within these it is the key that decides. MACs (HS256 and the
+    /// like) are not among them: an issuer has those by `secrets` alone, each of which names its own.
     #[serde(default = "every_algorithm")]
     pub algorithms: Vec<Algorithm>,
-    /// Where its keys are.
+    /// Where its public keys are. An issuer has exactly one of `jwks`, `introspection` and `secrets`.
     #[serde(default = "JwksConfig::empty", skip_serializing_if = "JwksConfig::is_empty")]
     pub jwks: JwksConfig,
     /// In place of keys: the endpoint that is asked about its tokens. Then `audiences` may be left out, since an endpoint
     /// tells each client of tokens for that client alone (RFC 7662 section 4), and `algorithms` has no meaning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub introspection: Option<IntrospectionConfig>,
+    /// In place of public keys: secrets that it makes MACs with, at most 8. For an issuer that cannot sign with a private
+    /// key. Several are for the time in which one replaces another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SharedSecret>,
+    /// The `typ` that its tokens must have. With `at+jwt` a token is taken only if it says that it is an access token by
+    /// RFC 9068 (`at+jwt` or `application/at+jwt`, in any case) and has the claims that section 2.2 requires: beside `iss`,
+    /// `exp` and `aud` these are `sub`, `client_id`, `iat` and `jti`. Then no other JWT of the issuer, such as an ID token,
+    /// can pass for one. Default: `at+jwt`, `JWT` and none at all are taken, and every other is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_type: Option<TokenType>,
     /// By how much its clock and ours may differ when `exp` and `nbf` are judged; at most 5m.
     #[serde(default = "default_leeway")]
     pub leeway: Span,
@@ -117,6 +132,14 @@ pub struct IssuerConfig {
     /// `scope`; named here, another claim grants in their place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope_claim: Option<String>,
+}
+
+/// The kind of JWT that an issuer's tokens must say they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TokenType {
+    /// An access token (RFC 9068).
+    #[serde(rename = "at+jwt")]
+    AtJwt,
 }
 
 fn every_algorithm() -> Vec<Algorithm> {
@@ -315,6 +338,11 @@ pub struct RouteAuth {
     /// One that comes with a token that is no good is refused all the same. Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+    /// Where in a request the token may be, at most 8 places; in one that is not named it is not looked for. A request that
+    /// has a token in more than one of them is answered 400, as one with two (RFC 6750 section 2). Default: the header field
+    /// `Authorization` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub token_from: Vec<TokenPlace>,
     /// The scopes a token must have; none by default.
     #[serde(default)]
     pub scopes: Scopes,
@@ -343,12 +371,13 @@ pub struct RouteAuth {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Credentials {
-    /// `Authorization` goes on to plugins and the upstream as it came. The default, since it is what a proxy does with the
-    /// field (RFC 9110 section 11.6.2), and an upstream that checks tokens itself, as it should, needs it.
+    /// The token goes on to plugins and the upstream as it came. The default, since it is what a proxy does with
+    /// `Authorization` (RFC 9110 section 11.6.2), and an upstream that checks tokens itself, as it should, needs it.
     #[default]
     Pass,
-    /// The token is removed: no plugin and no upstream sees it. For upstreams that need no token, since whoever holds one
-    /// can use it elsewhere. Credentials of other schemes, which an `optional` route lets pass, are not touched.
+    /// The token is removed from where it was found: no plugin and no upstream sees it. For upstreams that need no token,
+    /// since whoever holds one can use it elsewhere. Of cookies and of the query the token's own goes and the others stay as
+    /// they are. Credentials of other schemes, which an `optional` route lets pass, are not touched.
     Strip,
 }
 
@@ -412,6 +441,14 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The fields of answers on routes with [`RouteAuth`] that tell a client what to do next, and that it must be able to
+    /// read: where scripts of other origins are let in, they are to be exposed to them.
+    pub fn answer_fields(&self) -> impl Iterator<Item = HeaderName> {
+        [WWW_AUTHENTICATE].into_iter().chain(self.dpop.nonce.as_ref().map(|_| DPOP_NONCE))
+    }
+}
+
 impl AddressBudget {
     fn validate(&self, at: &Path, faults: &mut Faults) {
         within(self.checks, 1, 1_000_000, &at.key("checks"), faults);
@@ -467,13 +504,36 @@ impl IssuerConfig {
             faults.error(&at.key("scope_claim"), why);
         }
         match &self.introspection {
+            None if !self.secrets.is_empty() => {}
             None => self.jwks.validate(&self.issuer, &self.algorithms, &at.key("jwks"), faults),
             Some(introspection) => {
                 introspection.validate(&at.key("introspection"), faults);
                 if !self.jwks.is_empty() {
                     faults.error(&at.key("introspection"), "contradicts jwks: take one of them away");
                 }
+                if self.token_type.is_some() {
+                    let why = "has no meaning with introspection, which tells what a token is: take it away";
+                    faults.error(&at.key("token_type"), why);
+                }
             }
+        }
+        if !self.secrets.is_empty() {
+            self.validate_secrets(at, faults);
+        }
+    }
+
+    fn validate_secrets(&self, at: &Path, faults: &mut Faults) {
+        let here = at.key("secrets");
+        shared_secret::validate(&self.secrets, &here, faults);
+        if !self.jwks.is_empty() {
+            faults.error(&here, "contradicts jwks: take one of them away");
+        }
+        if self.introspection.is_some() {
+            faults.error(&here, "contradicts introspection: take one of them away");
+        }
+        if self.algorithms != every_algorithm() {
+            let why = "has no meaning beside secrets, each of which names its own algorithm: take it away";
+            faults.error(&at.key("algorithms"), why);
         }
     }
 }
@@ -584,6 +644,8 @@ impl RouteAuth {
                 faults.error(&at.key("issuers").index(index), format!("issuer {name} is listed twice"));
             }
         }
+        let own_fields = self.claims_to_headers.keys().chain(self.identity_token.iter().map(|token| &token.header));
+        places::validate(&self.token_from, own_fields, &at.key("token_from"), faults);
         scopes::validate(&self.scopes, &at.key("scopes"), faults);
         predicates::compile(&self.claims, &at.key("claims"), faults);
         if let Some(step_up) = &self.step_up {

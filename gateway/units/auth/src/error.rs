@@ -5,7 +5,7 @@
 
 use sluice_vocabulary::Reason;
 
-use crate::algorithm::Algorithm;
+use crate::algorithm::Alg;
 use crate::revocation::Kind;
 use crate::strict_json::BadJson;
 
@@ -48,17 +48,19 @@ pub(crate) enum TokenFault {
     #[error("the header's alg is not one this gateway knows")]
     AlgorithmUnknown,
     #[error("the alg {name} is not in the issuer's list", name = .0.name())]
-    AlgorithmNotAllowed(Algorithm),
+    AlgorithmNotAllowed(Alg),
     #[error("the header has {0}, which is not understood here")]
     Critical(&'static str),
     #[error("the header's typ is not that of an access token")]
     WrongType,
+    #[error("the header's typ is not at+jwt, which the issuer's tokens must have")]
+    NotAtJwt,
 
     // By key and signature.
     #[error("no key of the issuer has the token's kid")]
     KeyUnknown,
     #[error("the key that the token names is not for {name}", name = .0.name())]
-    KeyNotForAlgorithm(Algorithm),
+    KeyNotForAlgorithm(Alg),
     #[error("the signature does not verify")]
     Signature,
 
@@ -98,6 +100,7 @@ impl TokenFault {
             | Self::AlgorithmNotAllowed(_)
             | Self::Critical(_)
             | Self::WrongType
+            | Self::NotAtJwt
             | Self::KeyUnknown
             | Self::KeyNotForAlgorithm(_)
             | Self::Signature

@@ -93,6 +93,8 @@ pub(crate) enum Source {
     File(FileSource),
     /// They stand in the configuration, and are read with it.
     Inline,
+    /// They are secrets that the configuration names, and are read with it.
+    Secrets,
 }
 
 impl Source {
@@ -108,7 +110,7 @@ impl Source {
             }
             // A file may lie on a network that is down.
             Self::File(source) => (source.timeout, tokio::time::timeout(source.timeout, source.read()).await),
-            Self::Inline => return std::future::pending().await,
+            Self::Inline | Self::Secrets => return std::future::pending().await,
         };
         outcome.unwrap_or(Err(FetchFault::Timeout(deadline)))
     }
@@ -120,6 +122,7 @@ impl Source {
             Self::Discovered(discovery) => discovery.describe(),
             Self::File(source) => source.path.display().to_string(),
             Self::Inline => "the configuration".into(),
+            Self::Secrets => "secrets of the configuration".into(),
         }
     }
 }

@@ -15,7 +15,8 @@ use crate::dpop::target;
 use crate::introspection::answer::{self, Judge};
 use crate::jwk::{KeySet, Lookup};
 use crate::jws::{Compact, Header, MAX_SIGNATURE};
-use crate::{naive_json, strict_json};
+use crate::places::{Places, TokenPlace};
+use crate::{cookie, naive_json, query, strict_json};
 
 /// The longest token read here, well above any fuzzer's inputs.
 const LONGEST: usize = 64 * 1024;
@@ -38,9 +39,40 @@ pub fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
     }
 }
 
+/// The token of `request` where it may be in `Authorization`, in the cookie `name` or in the parameter `name`; and the
+/// request's cookies and query without it, each field as it is sent on.
+///
+/// # Errors
+/// Why there is not one reading of what is there.
+pub fn located_token(request: &RequestView<'_>, name: &str) -> Result<Option<LocatedToken>, &'static str> {
+    let places =
+        [TokenPlace::Header("authorization".into()), TokenPlace::Cookie(name.into()), TokenPlace::Query(name.into())];
+    let Some(located) = Places::new(&places).find(request)? else { return Ok(None) };
+    let cookies = request.headers.get_all(http::header::COOKIE).iter();
+    Ok(Some(LocatedToken {
+        token: located.token.into_owned(),
+        cookies: cookies.filter_map(|field| cookie::without(field, name)).collect(),
+        query: request.query.and_then(|query| query::without(query, name)),
+        recorded: request.query.map(|query| query::hide(query, &[name.into()]).into_owned()),
+    }))
+}
+
+/// What [`located_token`] gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocatedToken {
+    /// The token.
+    pub token: Vec<u8>,
+    /// The fields `Cookie` without it.
+    pub cookies: Vec<http::HeaderValue>,
+    /// The query without it.
+    pub query: Option<String>,
+    /// The query as it may be recorded.
+    pub recorded: Option<String>,
+}
+
 /// Everything that verification reads of a token, but for the signature's being right: its algorithm, and the identity it
 /// would stand for with an issuer whose audience is `audience`, without leeway.
-pub fn read_token(token: &[u8], issuer: &IssuerName, audience: &str, now: u64) -> Option<(Algorithm, Identity)> {
+pub fn read_token(token: &[u8], issuer: &IssuerName, audience: &str, now: u64) -> Option<(&'static str, Identity)> {
     let compact = Compact::split(token, LONGEST).ok()?;
     let header = base64url::decode(compact.header).ok()?;
     let header = Header::parse(&header).ok()?;
@@ -49,7 +81,7 @@ pub fn read_token(token: &[u8], issuer: &IssuerName, audience: &str, now: u64) -
     compact.decode_signature(&mut [0; MAX_SIGNATURE]).ok()?;
     let rules = Rules { audiences: Some(vec![audience.into()]), leeway: 0 };
     let expires_at = rules.judge(&claims, now).ok()?;
-    Some((header.algorithm, claims::identity(issuer, None, claims, expires_at)))
+    Some((header.algorithm.name(), claims::identity(issuer, None, claims, expires_at)))
 }
 
 /// What the body of an introspection answer comes to: none where it is no answer, and in it the identity of an active token

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sluice_vocabulary::ports::Inspect;
 
-use crate::algorithm::Algorithm;
+use crate::algorithm::Alg;
 use crate::fetch::Source;
 use crate::issuer::Issuer;
 use crate::metrics::KeyAges;
@@ -36,7 +36,7 @@ fn inspect_issuer(core: &Core, issuer: &Issuer) -> Value {
         .iter()
         .flat_map(|set| set.keys())
         .map(|key| {
-            let algorithms: Vec<_> = key.algorithms().map(Algorithm::name).collect();
+            let algorithms: Vec<_> = key.algorithms().map(Alg::name).collect();
             json!({ "kid": key.kid(), "algorithms": algorithms, "thumbprint": key.thumbprint() })
         })
         .collect();
@@ -51,7 +51,7 @@ fn inspect_issuer(core: &Core, issuer: &Issuer) -> Value {
     };
     let place = match &issuer.source {
         Source::Discovered(discovery) => discovery.place(),
-        Source::Url(_) | Source::File(_) | Source::Inline => None,
+        Source::Url(_) | Source::File(_) | Source::Inline | Source::Secrets => None,
     };
     let kept = match (&issuer.shelf, &record.unkept) {
         (None, _) => json!(null),

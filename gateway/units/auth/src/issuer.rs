@@ -6,17 +6,22 @@ use std::time::{Duration, Instant};
 
 use rustls::RootCertStore;
 use sluice_vocabulary::IssuerName;
+use sluice_vocabulary::claims::Claims;
 use sluice_vocabulary::clock::Clock;
 
 use crate::algorithm::AlgorithmSet;
-use crate::claims::Rules;
-use crate::config::{DiscoveryConfig, IssuerConfig};
+use crate::claims::{self, Rules};
+use crate::config::{DiscoveryConfig, IssuerConfig, TokenType};
 use crate::discovery::{self, Discovery};
 use crate::disk::Shelf;
+use crate::error::TokenFault;
 use crate::fetch::{self, FileSource, HttpClient, Source, UrlSource};
+use crate::jwk::KeySet;
+use crate::jws::Header;
 use crate::keyring::Keyring;
 use crate::metrics::IssuerMetrics;
 use crate::pointer::ClaimPath;
+use crate::witness::Witness;
 
 /// An issuer. A change of its configuration makes another one, with another number.
 #[derive(Debug)]
@@ -86,6 +91,31 @@ impl Issuer {
             let origin = format!("{}{ca}", source.describe());
             Arc::new(Shelf::new(folder, &name, config.issuer.clone(), origin, max_size))
         });
+        let issuer = Self::with_source(id, name, config, source, keyring, metrics)?;
+        Ok(Self { shelf, ..issuer })
+    }
+
+    /// Compiles a validated configuration with `secrets`, which were read as `keys`.
+    pub(crate) fn of_secrets(
+        id: u64,
+        name: IssuerName,
+        config: IssuerConfig,
+        keys: KeySet,
+        metrics: IssuerMetrics,
+    ) -> Result<Self, String> {
+        let algorithms = keys.keys().iter().flat_map(|key| key.algorithms()).collect();
+        let issuer = Self::with_source(id, name, config, Source::Secrets, Keyring::fixed(keys), metrics)?;
+        Ok(Self { algorithms, ..issuer })
+    }
+
+    fn with_source(
+        id: u64,
+        name: IssuerName,
+        config: IssuerConfig,
+        source: Source,
+        keyring: Keyring,
+        metrics: IssuerMetrics,
+    ) -> Result<Self, String> {
         let audiences = (!config.dangerously_accept_any_audience)
             .then(|| config.audiences.iter().map(|audience| audience.as_str().into()).collect());
         Ok(Self {
@@ -96,14 +126,55 @@ impl Issuer {
             rules: Rules { audiences, leeway: config.leeway.get().as_secs() },
             source,
             keyring,
-            shelf,
+            shelf: None,
             metrics,
             config,
         })
     }
 
-    /// Whether `other` reads the same keys from the same place, and may differ in all else.
+    /// Judges whether a token's header is one that its tokens have.
+    pub(crate) fn judge_header(&self, header: &Header<'_>) -> Result<(), TokenFault> {
+        if !self.algorithms.contains(header.algorithm) {
+            return Err(TokenFault::AlgorithmNotAllowed(header.algorithm));
+        }
+        match self.config.token_type {
+            Some(TokenType::AtJwt) if !header.is_at_jwt => Err(TokenFault::NotAtJwt),
+            Some(TokenType::AtJwt) | None => Ok(()),
+        }
+    }
+
+    /// Judges the claims of one of its tokens at `now`. Gives the expiry, in seconds since the epoch.
+    pub(crate) fn judge_claims<W: Witness>(
+        &self,
+        claims: &Claims,
+        now: u64,
+        witness: &mut W,
+    ) -> Result<u64, TokenFault> {
+        let expires_at = self.rules.judge_before(claims, now, witness)?;
+        match self.config.token_type {
+            Some(TokenType::AtJwt) => claims::judge_access_token(claims).map(|()| expires_at),
+            None => Ok(expires_at),
+        }
+    }
+
+    /// Whether its keys are secrets.
+    pub(crate) fn has_secrets(&self) -> bool {
+        matches!(self.source, Source::Secrets)
+    }
+
+    /// Whether its secrets are `read`, which were read just now; so it is where it has none and none were.
+    pub(crate) fn still_has(&self, read: Option<&KeySet>) -> bool {
+        match (self.keyring.keys().as_ref(), read) {
+            (Some(own), Some(read)) if self.has_secrets() => own.is_same_as(read),
+            _ => !self.has_secrets() && read.is_none(),
+        }
+    }
+
+    /// Whether `other` reads the same keys from the same place, and may differ in all else. Secrets are always read anew.
     pub(crate) fn has_same_keys_as(&self, other: &Self) -> bool {
+        if self.has_secrets() || other.has_secrets() {
+            return false;
+        }
         let (own, others) = (&self.config.jwks, &other.config.jwks);
         (&own.discovery, &own.url, &own.file, &own.keys, &own.ca)
             == (&others.discovery, &others.url, &others.file, &others.keys, &others.ca)

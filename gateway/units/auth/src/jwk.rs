@@ -1,21 +1,25 @@
-//! Keys as issuers publish them: a JWK Set (RFC 7517) read strictly into parsed public keys.
+//! An issuer's keys: a JWK Set (RFC 7517) read strictly into parsed public keys, or the secrets that an operator shares
+//! with it.
 //!
-//! Each key is parsed once for each algorithm it may be used with; from then on the key decides what a signature under
+//! Each public key is parsed once for each algorithm it may be used with; from then on the key decides what a signature under
 //! it can be. What cannot be used is left out with its cause, as RFC 7517 section 5 has it, and does not spoil the rest:
 //! unknown types, symmetric and private keys, keys that are not for signatures, RSA under 2048 bits, points off their
-//! curve. A document that is not a key set at all is an error.
+//! curve. A document that is not a key set at all is an error. A secret comes from the operator alone (see
+//! [`crate::shared_secret`]), never from a document, and makes a key of another kind, for one MAC algorithm.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_lc_rs::digest;
+use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{self as lc, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm};
 use serde_json::{Map, Value};
+use sluice_vocabulary::secret::Secret;
 use smallvec::SmallVec;
 
-use crate::algorithm::{Algorithm, AlgorithmSet};
+use crate::algorithm::{Alg, Algorithm, AlgorithmSet, MacAlgorithm};
 use crate::base64url;
 use crate::strict_json::{self, BadJson};
+use crate::thumbprint::Thumbprint;
 
 /// The most keys a set may have.
 pub(crate) const MAX_KEYS: usize = 64;
@@ -34,29 +38,58 @@ pub(crate) enum BadKeySet {
     TooMany(usize),
 }
 
-/// One public key.
+/// One key.
 #[derive(Debug)]
 pub(crate) struct Key {
     kid: Option<Box<str>>,
-    /// What tells keys apart: SHA-256 over type, curve and public numbers.
-    thumbprint: [u8; 32],
-    verifiers: SmallVec<[(Algorithm, ParsedPublicKey); 1]>,
+    material: Material,
     /// Set once, when the issuer's set no longer has the key: whatever was verified with it is void from then on.
     withdrawn: AtomicBool,
 }
 
+/// What a key is made of, which decides what it can verify.
+#[derive(Debug)]
+enum Material {
+    /// A public key, for signatures.
+    Public { thumbprint: Thumbprint, verifiers: SmallVec<[(Algorithm, ParsedPublicKey); 1]> },
+    /// A shared secret, for MACs.
+    Shared(Box<Shared>),
+}
+
+#[derive(Debug)]
+struct Shared {
+    algorithm: MacAlgorithm,
+    key: hmac::Key,
+    /// Tells whether it is the same one after a reload.
+    secret: Secret,
+}
+
 impl Key {
+    /// The key that `secret`, which is long enough, is for `algorithm`.
+    pub(crate) fn shared(kid: Option<&str>, algorithm: MacAlgorithm, secret: Secret) -> Self {
+        let key = hmac::Key::new(algorithm.hmac(), secret.expose());
+        let material = Material::Shared(Box::new(Shared { algorithm, key, secret }));
+        Self { kid: kid.map(Into::into), material, withdrawn: AtomicBool::new(false) }
+    }
+
     pub(crate) fn kid(&self) -> Option<&str> {
         self.kid.as_deref()
     }
 
-    pub(crate) fn algorithms(&self) -> impl Iterator<Item = Algorithm> {
-        self.verifiers.iter().map(|(algorithm, _)| *algorithm)
+    pub(crate) fn algorithms(&self) -> impl Iterator<Item = Alg> {
+        let (verifiers, mac) = match &self.material {
+            Material::Public { verifiers, .. } => (&verifiers[..], None),
+            Material::Shared(shared) => (&[][..], Some(Alg::Mac(shared.algorithm))),
+        };
+        verifiers.iter().map(|(algorithm, _)| Alg::Signature(*algorithm)).chain(mac)
     }
 
-    /// The thumbprint as operators see it.
-    pub(crate) fn thumbprint(&self) -> String {
-        base64url::encode(&self.thumbprint)
+    /// The thumbprint as operators see it. A secret has none to show: it would let anybody try guesses (RFC 7638 section 7).
+    pub(crate) fn thumbprint(&self) -> Option<String> {
+        match &self.material {
+            Material::Public { thumbprint, .. } => Some(thumbprint.encode()),
+            Material::Shared(_) => None,
+        }
     }
 
     pub(crate) fn is_withdrawn(&self) -> bool {
@@ -67,17 +100,31 @@ impl Key {
         self.withdrawn.store(true, Ordering::Release);
     }
 
-    /// Whether this key, with `algorithm`, made `signature` over `message`. False for an algorithm not the key's.
-    pub(crate) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        self.verifiers.iter().any(|(own, key)| *own == algorithm && key.verify_sig(message, signature).is_ok())
+    /// Whether this key, with `algorithm`, made `signature` over `message`. False for an algorithm not the key's. A MAC is
+    /// compared in constant time.
+    pub(crate) fn verifies(&self, algorithm: impl Into<Alg>, message: &[u8], signature: &[u8]) -> bool {
+        match (&self.material, algorithm.into()) {
+            (Material::Public { verifiers, .. }, Alg::Signature(algorithm)) => {
+                verifiers.iter().any(|(own, key)| *own == algorithm && key.verify_sig(message, signature).is_ok())
+            }
+            (Material::Shared(shared), Alg::Mac(algorithm)) => {
+                shared.algorithm == algorithm && hmac::verify(&shared.key, message, signature).is_ok()
+            }
+            (Material::Public { .. }, Alg::Mac(_)) | (Material::Shared(_), Alg::Signature(_)) => false,
+        }
     }
 
-    fn is_for(&self, algorithm: Algorithm) -> bool {
-        self.verifiers.iter().any(|(own, _)| *own == algorithm)
+    fn is_for(&self, algorithm: Alg) -> bool {
+        self.algorithms().any(|own| own == algorithm)
     }
 
     fn is_same_as(&self, other: &Self) -> bool {
-        self.thumbprint == other.thumbprint && self.kid == other.kid && self.algorithms().eq(other.algorithms())
+        let same_material = match (&self.material, &other.material) {
+            (Material::Public { thumbprint: own, .. }, Material::Public { thumbprint: theirs, .. }) => own == theirs,
+            (Material::Shared(own), Material::Shared(theirs)) => own.secret == theirs.secret,
+            _ => false,
+        };
+        same_material && self.kid == other.kid && self.algorithms().eq(other.algorithms())
     }
 }
 
@@ -100,6 +147,17 @@ pub(crate) struct KeySet {
 }
 
 impl KeySet {
+    /// The set of these keys.
+    pub(crate) fn of(keys: impl IntoIterator<Item = Key>) -> Self {
+        Self { keys: keys.into_iter().map(Arc::new).collect(), left_out: Vec::new() }
+    }
+
+    /// Whether `other` has the same keys in the same order.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        self.keys.len() == other.keys.len()
+            && self.keys.iter().zip(&other.keys).all(|(own, theirs)| own.is_same_as(theirs))
+    }
+
     /// Reads a JWK Set, keeping what can verify one of `allowed`.
     pub(crate) fn parse(json: &[u8], allowed: AlgorithmSet) -> Result<Self, BadKeySet> {
         let document = strict_json::object(json)?;
@@ -151,7 +209,8 @@ impl KeySet {
 
     /// The keys that may have signed a token. A `kid` singles out its bearers; where none has it, the keys without a
     /// `kid` may still be meant. A token without a `kid` may be by any key of its algorithm. At most [`MAX_TRIES`].
-    pub(crate) fn lookup(&self, kid: Option<&str>, algorithm: Algorithm) -> Lookup<'_> {
+    pub(crate) fn lookup(&self, kid: Option<&str>, algorithm: impl Into<Alg>) -> Lookup<'_> {
+        let algorithm = algorithm.into();
         let mut named = false;
         let mut candidates = SmallVec::new();
         for key in &self.keys {
@@ -211,17 +270,12 @@ pub(crate) fn parse_key(jwk: &Map<String, Value>, allowed: AlgorithmSet) -> Resu
     };
     let may = |algorithm: Algorithm| allowed.contains(algorithm) && only.is_none_or(|only| only == algorithm);
 
-    let mut hash = digest::Context::new(&digest::SHA256);
     let mut verifiers: SmallVec<[(Algorithm, ParsedPublicKey); 1]> = SmallVec::new();
-    match kty {
+    let thumbprint = match kty {
         "RSA" => {
             let n = number(jwk, "n")?;
             let e = number(jwk, "e")?;
             check_rsa(&n, &e)?;
-            hash.update(b"RSA");
-            hash.update(&n.len().to_be_bytes());
-            hash.update(&n);
-            hash.update(&e);
             let components = RsaPublicKeyComponents { n: &n, e: &e };
             for (algorithm, parameters) in RSA {
                 if may(algorithm) {
@@ -229,6 +283,7 @@ pub(crate) fn parse_key(jwk: &Map<String, Value>, allowed: AlgorithmSet) -> Resu
                     verifiers.push((algorithm, key));
                 }
             }
+            Thumbprint::of_rsa(&n, &e)
         }
         "EC" => {
             let crv = text(jwk, "crv")?.ok_or("no crv")?;
@@ -240,34 +295,30 @@ pub(crate) fn parse_key(jwk: &Map<String, Value>, allowed: AlgorithmSet) -> Resu
                 return Err("a coordinate is not of the curve's size");
             }
             let point = [&[4][..], &x, &y].concat();
-            hash.update(b"EC");
-            hash.update(&point);
             // The library refuses a point off the curve.
             let key = ParsedPublicKey::new(parameters, &point).map_err(|_| "not a point of the curve")?;
             if may(algorithm) {
                 verifiers.push((algorithm, key));
             }
+            Thumbprint::of(jwk)?
         }
         "OKP" => {
             if text(jwk, "crv")? != Some("Ed25519") {
                 return Err("crv is not Ed25519");
             }
             let x = bytes(jwk, "x")?;
-            hash.update(b"OKP");
-            hash.update(&x);
             let key = ParsedPublicKey::new(&lc::ED25519, &x).map_err(|_| "not an Ed25519 key")?;
             if may(Algorithm::EdDSA) {
                 verifiers.push((Algorithm::EdDSA, key));
             }
+            Thumbprint::of(jwk)?
         }
         _ => return Err("kty is not RSA, EC or OKP"),
-    }
+    };
     if verifiers.is_empty() {
         return Err("not for an algorithm of the issuer's list");
     }
-    let mut thumbprint = [0; 32];
-    thumbprint.copy_from_slice(hash.finish().as_ref());
-    Ok(Key { kid, thumbprint, verifiers, withdrawn: AtomicBool::new(false) })
+    Ok(Key { kid, material: Material::Public { thumbprint, verifiers }, withdrawn: AtomicBool::new(false) })
 }
 
 static RSA: [(Algorithm, &RsaParameters); 6] = [
@@ -433,6 +484,18 @@ mod tests {
     }
 
     #[test]
+    fn a_keys_thumbprint_is_that_of_rfc_7638_however_its_numbers_are_padded() {
+        let of = |jwk: Value| parse(json!([jwk])).keys[0].thumbprint().unwrap();
+        // RFC 8037 appendix A.3.
+        assert_eq!(of(ed25519("any")), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        for jwk in [p256(), rsa(2048), rsa(3071)] {
+            assert_eq!(of(jwk.clone()), Thumbprint::of(jwk.as_object().unwrap()).unwrap().encode(), "{jwk}");
+        }
+        let padded = base64url::encode(&[&[0][..], &vec![0xff; 256]].concat());
+        assert_eq!(of(with(rsa(2048), "n", json!(padded))), of(rsa(2048)));
+    }
+
+    #[test]
     fn a_kid_singles_out_its_key_and_keys_without_one_may_be_meant() {
         let set = parse(json!([ed25519("a"), p256(), rsa(2048)]));
         let count = |kid, algorithm| match set.lookup(kid, algorithm) {
@@ -457,6 +520,43 @@ mod tests {
         assert!(Arc::ptr_eq(&new.keys[1], &a));
         // The same numbers under another name are another key.
         assert!(!Arc::ptr_eq(&new.keys[0], &a));
+    }
+
+    #[test]
+    fn a_secret_is_for_its_own_algorithm_and_a_public_key_for_no_mac() {
+        let secret = [7; 64];
+        let shared = KeySet::of([Key::shared(Some("s"), MacAlgorithm::HS256, Secret::new(secret))]);
+        let mac = |algorithm: MacAlgorithm| hmac::sign(&hmac::Key::new(algorithm.hmac(), &secret), b"message");
+        let key = &shared.keys[0];
+        assert!(key.verifies(MacAlgorithm::HS256, b"message", mac(MacAlgorithm::HS256).as_ref()));
+        for other in [MacAlgorithm::HS384, MacAlgorithm::HS512] {
+            assert!(!key.verifies(other, b"message", mac(other).as_ref()), "{other:?}");
+        }
+        for algorithm in Algorithm::ALL {
+            assert!(!key.verifies(algorithm, b"message", mac(MacAlgorithm::HS256).as_ref()), "{algorithm:?}");
+            assert!(matches!(shared.lookup(Some("s"), algorithm), Lookup::NotForAlgorithm));
+        }
+        for cut in [0, 16, 31] {
+            assert!(!key.verifies(MacAlgorithm::HS256, b"message", &mac(MacAlgorithm::HS256).as_ref()[..cut]), "{cut}");
+        }
+        let public = parse(json!([rsa(2048), p256(), ed25519("a")]));
+        for mac in MacAlgorithm::ALL {
+            assert!(matches!(public.lookup(None, mac), Lookup::Unknown));
+            assert!(public.keys.iter().all(|key| !key.verifies(mac, b"message", &[0; 32])));
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_shown_and_another_one_is_another_key() {
+        let of = |kid, algorithm, secret: &[u8]| KeySet::of([Key::shared(kid, algorithm, Secret::new(secret))]);
+        let (secret, other) = (b"hunter2-hunter2-hunter2-hunter2-", b"hunter3-hunter3-hunter3-hunter3-");
+        let key = of(Some("k"), MacAlgorithm::HS256, secret);
+        assert!(!format!("{key:?}").contains("hunter") && key.keys[0].thumbprint().is_none());
+        assert!(key.is_same_as(&of(Some("k"), MacAlgorithm::HS256, secret)));
+        assert!(!key.is_same_as(&of(Some("k"), MacAlgorithm::HS256, other)));
+        assert!(!key.is_same_as(&of(None, MacAlgorithm::HS256, secret)));
+        assert!(!key.is_same_as(&of(Some("k"), MacAlgorithm::HS384, secret)));
+        assert!(!key.is_same_as(&KeySet::of([])));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use crate::algorithm::Algorithm;
+use crate::algorithm::Alg;
 use crate::base64url;
 use crate::error::{Part, TokenFault};
 use crate::scan::{self, Item};
@@ -64,8 +64,10 @@ impl<'t> Compact<'t> {
 /// What a header says that a verifier needs.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Header<'h> {
-    pub(crate) algorithm: Algorithm,
+    pub(crate) algorithm: Alg,
     pub(crate) kid: Option<Cow<'h, str>>,
+    /// Whether its `typ` says that it is an access token (RFC 9068 section 2.1), and not a JWT of any kind.
+    pub(crate) is_at_jwt: bool,
 }
 
 impl<'h> Header<'h> {
@@ -96,7 +98,7 @@ impl<'h> Header<'h> {
             return Err(TokenFault::Critical(name));
         }
         let alg = alg.ok_or(TokenFault::NoAlgorithm)?;
-        let Some(algorithm) = Algorithm::by_name(&alg) else {
+        let Some(algorithm) = Alg::by_name(&alg) else {
             // Any spelling: so that the attempt has its own name in the log.
             return Err(if alg.eq_ignore_ascii_case("none") {
                 TokenFault::Unsecured
@@ -104,22 +106,24 @@ impl<'h> Header<'h> {
                 TokenFault::AlgorithmUnknown
             });
         };
-        if typ.is_some_and(|typ| !is_access_token(&typ)) {
-            return Err(TokenFault::WrongType);
-        }
-        Ok(Self { algorithm, kid })
+        let is_at_jwt = match typ.as_deref().map(short_type) {
+            None => false,
+            Some(typ) if typ.eq_ignore_ascii_case("JWT") => false,
+            Some(typ) if typ.eq_ignore_ascii_case("at+jwt") => true,
+            // Other kinds of JWT, such as DPoP proofs and logout tokens, name themselves and are no credentials.
+            Some(_) => return Err(TokenFault::WrongType),
+        };
+        Ok(Self { algorithm, kid, is_at_jwt })
     }
 }
 
-/// Whether `typ` is that of a JWT in general or an access token in particular (RFC 7519 section 5.1, RFC 9068 section
-/// 2.1). Other kinds of JWT, such as DPoP proofs and logout tokens, name themselves and are no credentials.
-fn is_access_token(typ: &str) -> bool {
+/// A media type without the prefix that may be left out (RFC 7515 section 4.1.9).
+fn short_type(typ: &str) -> &str {
     let prefix = "application/";
-    let short = match typ.get(..prefix.len()) {
+    match typ.get(..prefix.len()) {
         Some(start) if start.eq_ignore_ascii_case(prefix) => &typ[prefix.len()..],
         _ => typ,
-    };
-    short.eq_ignore_ascii_case("JWT") || short.eq_ignore_ascii_case("at+jwt")
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +160,7 @@ mod tests {
             ("{}", |f| *f == F::NoAlgorithm),
             (r#"{"alg":"none"}"#, |f| *f == F::Unsecured),
             (r#"{"alg":"nOnE"}"#, |f| *f == F::Unsecured),
-            (r#"{"alg":"HS256"}"#, |f| *f == F::AlgorithmUnknown),
+            (r#"{"alg":"hs256"}"#, |f| *f == F::AlgorithmUnknown),
             (r#"{"alg":"rs256"}"#, |f| *f == F::AlgorithmUnknown),
             (r#"{"alg":"RS256","crit":["exp"]}"#, |f| *f == F::Critical("crit")),
             (r#"{"alg":"RS256","crit":[]}"#, |f| *f == F::Critical("crit")),
@@ -175,11 +179,20 @@ mod tests {
 
     #[test]
     fn the_types_of_access_tokens_are_read_in_any_case() {
-        for typ in ["JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt", "Application/JWT"] {
-            assert!(is_access_token(typ), "{typ}");
+        let parse = |typ: &str| {
+            let header = serde_json::json!({"alg": "RS256", "typ": typ}).to_string();
+            Header::parse(header.as_bytes()).map(|header| header.is_at_jwt)
+        };
+        for typ in ["JWT", "jwt", "Application/JWT"] {
+            assert_eq!(parse(typ), Ok(false), "{typ}");
         }
-        for typ in ["", "JOSE", "id+jwt", "application/", "application", "JWTX", "äääääääjwt"] {
-            assert!(!is_access_token(typ), "{typ}");
+        for typ in ["at+jwt", "AT+JWT", "application/at+jwt", "APPLICATION/At+Jwt"] {
+            assert_eq!(parse(typ), Ok(true), "{typ}");
         }
+        for typ in ["", "JOSE", "id+jwt", "application/", "application", "JWTX", "at+jwt ", "text/at+jwt", "äääääääjwt"]
+        {
+            assert_eq!(parse(typ), Err(TokenFault::WrongType), "{typ}");
+        }
+        assert_eq!(Header::parse(br#"{"alg":"RS256"}"#).map(|header| header.is_at_jwt), Ok(false));
     }
 }

@@ -20,6 +20,7 @@ use crate::introspection::Introspector;
 use crate::issue::{Mint, Spec};
 use crate::issuer::Issuer;
 use crate::metrics::Verifications;
+use crate::places::{Place, Places, Withheld, WithheldCookie, WithheldParameter};
 use crate::predicates::{self, Predicate};
 use crate::proof::{Anonymous, Proof};
 use crate::refusals::RouteOutcomes;
@@ -52,6 +53,8 @@ pub struct Policy {
     pub(crate) issuers: SmallVec<[Arc<Issuer>; 1]>,
     /// The issuer that is asked about tokens which are none of those above.
     pub(crate) introspection: Option<Arc<Introspector>>,
+    /// Where its tokens are.
+    pub(crate) places: Places,
     outcomes: RouteOutcomes,
     optional: bool,
     scopes: ScopeRules,
@@ -84,6 +87,7 @@ impl Policy {
         Self {
             issuers,
             introspection,
+            places: Places::new(&wanted.token_from),
             outcomes,
             optional: wanted.optional,
             scopes: ScopeRules::new(&wanted.scopes),
@@ -104,6 +108,11 @@ impl Policy {
     /// Whether a token need not be shown.
     pub(crate) fn is_optional(&self) -> bool {
         self.optional
+    }
+
+    /// Whether an issuer of the route shares a secret with the operator.
+    pub(crate) fn has_secrets(&self) -> bool {
+        self.issuers.iter().any(|issuer| issuer.has_secrets())
     }
 
     /// Judges a good token: first what another authentication would not mend, so that no user is sent to log in for
@@ -186,13 +195,32 @@ impl Policy {
         }
     }
 
-    /// The header fields that go no further than here, now that `proof` was taken from them: see [`Credentials::Strip`].
-    pub fn withheld_headers(&self, proof: &Proof) -> &'static [HeaderName] {
+    /// What of the request goes no further than here, now that `proof` was taken from it: see [`Credentials::Strip`].
+    pub fn withheld(&self, proof: &Proof) -> Withheld<'_> {
         // A proof of possession says nothing to who may not see what it is a proof for.
         static TOKEN: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static("dpop")];
-        match (self.credentials, proof) {
-            (Credentials::Strip, Proof::Verified(_)) => &TOKEN,
-            (Credentials::Pass, _) | (_, Proof::Anonymous(_)) => &[],
+        if self.credentials == Credentials::Pass {
+            return Withheld::Nothing;
+        }
+        match self.place_of(proof) {
+            None => Withheld::Nothing,
+            Some(Place::Authorization) => Withheld::Fields(&TOKEN),
+            Some(Place::Header(name)) => Withheld::Fields(std::slice::from_ref(name)),
+            Some(Place::Cookie(name)) => Withheld::Cookie(WithheldCookie(name)),
+            Some(Place::Query(name)) => Withheld::Parameter(WithheldParameter(name)),
+        }
+    }
+
+    /// Whether an answer to the request that `proof` was taken from is for its client alone: the token was in the URL, so
+    /// that a shared cache could hand to others what is meant for who has it (RFC 6750 section 2.3).
+    pub fn wants_private_answer(&self, proof: &Proof) -> bool {
+        matches!(self.place_of(proof), Some(Place::Query(_)))
+    }
+
+    fn place_of(&self, proof: &Proof) -> Option<&Place> {
+        match proof {
+            Proof::Verified(verified) => self.places.get(verified.place()),
+            Proof::Anonymous(_) => None,
         }
     }
 

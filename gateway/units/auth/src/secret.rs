@@ -3,10 +3,32 @@
 use std::io::Read as _;
 use std::path::Path;
 
+use sluice_vocabulary::Faults;
 use sluice_vocabulary::secret::{Secret, SecretSource};
 
 /// The longest secret taken.
 const MAX_SECRET: u64 = 4096;
+
+/// Reports what is wrong with `source`, which stands at `at`, without opening it.
+pub(crate) fn validate(source: &SecretSource, at: &sluice_vocabulary::Path, faults: &mut Faults) {
+    match source {
+        SecretSource::File(file) if file.as_os_str().is_empty() => {
+            faults.error(&at.key("file"), "a file name cannot be empty");
+        }
+        SecretSource::Env(name) if name.is_empty() || name.contains(['=', '\0']) => {
+            faults.error(&at.key("env"), "not the name of an environment variable");
+        }
+        SecretSource::File(_) | SecretSource::Env(_) => {}
+    }
+}
+
+/// Where a secret is kept, as messages call it.
+pub(crate) fn place(source: &SecretSource, base_dir: &Path) -> String {
+    match source {
+        SecretSource::File(file) => base_dir.join(file).display().to_string(),
+        SecretSource::Env(name) => format!("the environment variable {name}"),
+    }
+}
 
 /// Reads the secret that `source` names, relative to `base_dir`. The error is fit for the operator and holds nothing of
 /// the secret.
@@ -25,12 +47,12 @@ pub(crate) fn read(source: &SecretSource, base_dir: &Path) -> Result<Secret, Str
                     bytes.pop();
                 }
             }
-            checked(bytes, || path.display().to_string())
+            checked(bytes, || place(source, base_dir))
         }
         SecretSource::Env(name) => {
             use std::os::unix::ffi::OsStringExt as _;
             let value = std::env::var_os(name).ok_or_else(|| format!("the environment has no variable {name}"))?;
-            checked(value.into_vec(), || format!("the environment variable {name}"))
+            checked(value.into_vec(), || place(source, base_dir))
         }
     }
 }

@@ -108,7 +108,7 @@ async fn run(core: Arc<Core>, mut stop: Stop) {
 
 /// Keeps one issuer's keys fresh, for ever.
 async fn keep(core: Arc<Core>, issuer: Arc<Issuer>) {
-    if matches!(issuer.source, Source::Inline) {
+    if matches!(issuer.source, Source::Inline | Source::Secrets) {
         issuer.metrics.up.set(1);
         issuer.metrics.keys.set(issuer.keyring.keys().as_ref().map_or(0, |keys| count(keys)));
         core.tell_health();
@@ -118,7 +118,7 @@ async fn keep(core: Arc<Core>, issuer: Arc<Issuer>) {
         // Taken before reading: a change during the read is then seen as one.
         let stamp = match &issuer.source {
             Source::File(file) => file.stamp().await,
-            Source::Url(_) | Source::Discovered(_) | Source::Inline => None,
+            Source::Url(_) | Source::Discovered(_) | Source::Inline | Source::Secrets => None,
         };
         let delay = while_time_passes(&core, &issuer, attempt(&core, &issuer)).await;
         issuer.keyring.due(core.clock.now() + delay);

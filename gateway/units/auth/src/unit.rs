@@ -31,12 +31,14 @@ use crate::issue::page::IdentityKeys;
 use crate::issue::{Mint, MintDeps, Spec};
 use crate::issuer::Issuer;
 use crate::metrics::{KeyAgeCollector, Metrics};
+use crate::places::TokenParameters;
 use crate::policy::{Policy, Shared, StrippedHeaders};
 use crate::proof::Proof;
 use crate::refusals::RouteOutcomes;
 use crate::remote::Surroundings;
 use crate::remotes::Remotes;
 use crate::revocation::{Plan, Revocations};
+use crate::shared_secret;
 use crate::task::AuthTask;
 use crate::verify;
 
@@ -168,7 +170,7 @@ pub struct Handle {
 impl Handle {
     /// Checks and compiles a configuration, without putting it in force. Issuers that did not change keep their keys,
     /// their health and their cached tokens; those whose rules alone changed keep their
-    /// keys. Reads CA files and kept keys, so it is not for a service thread. The error holds every fault; paths begin at `auth` and
+    /// keys. Reads CA files, secrets and kept keys, so it is not for a service thread. The error holds every fault; paths begin at `auth` and
     /// `issuers`. What is merely risky is told by the configurations' own `validate`.
     pub fn prepare(
         &self,
@@ -200,19 +202,39 @@ impl Handle {
                 added.unwrap_or_else(|fault| faults.push(fault));
                 continue;
             }
-            if let Some(same) = old.issuers.get(name).filter(|issuer| issuer.config == *wanted && same_state_dir) {
+            let at = Path::root().key("issuers").key(name.as_str());
+            let base_dir = &*self.core.base_dir;
+            let secrets = if wanted.secrets.is_empty() {
+                None
+            } else {
+                let read = shared_secret::read(&wanted.secrets, base_dir, &at.key("secrets"), &mut faults);
+                let Some(read) = read else { continue };
+                Some(read)
+            };
+            if let Some(same) = old
+                .issuers
+                .get(name)
+                .filter(|issuer| issuer.config == *wanted && same_state_dir && issuer.still_has(secrets.as_ref()))
+            {
                 compiled.insert(name.clone(), Arc::clone(same));
                 continue;
             }
             let id = self.core.next_issuer.fetch_add(1, Ordering::Relaxed);
             let metrics = self.core.metrics.issuer(name.as_str());
-            let (base_dir, state_dir) = (&*self.core.base_dir, state_dir.as_deref());
-            match Issuer::new(id, name.clone(), wanted.clone(), base_dir, state_dir, &mut system_roots, metrics) {
+            let (name_of_it, config) = (name.clone(), wanted.clone());
+            let made = match secrets {
+                Some(keys) => Issuer::of_secrets(id, name_of_it, config, keys, metrics),
+                None => {
+                    let state_dir = state_dir.as_deref();
+                    Issuer::new(id, name_of_it, config, base_dir, state_dir, &mut system_roots, metrics)
+                }
+            };
+            match made {
                 Ok(issuer) => {
                     issuer.restore(&*self.core.clock);
                     compiled.insert(name.clone(), Arc::new(issuer));
                 }
-                Err(why) => faults.error(&Path::root().key("issuers").key(name.as_str()).key("jwks"), why),
+                Err(why) => faults.error(&at.key("jwks"), why),
             }
         }
         let revocation =
@@ -241,8 +263,9 @@ impl Handle {
         let shared = Arc::new(share(config, Some(&old), Some(mint), &self.core.metrics, &self.core.revocations));
         let core = Arc::clone(&self.core);
         let remotes = Mutex::new(remotes);
-        let (stripped, routes) = Default::default();
-        Ok(Prepared { core, config: config.clone(), shared, issuers: compiled, revocation, remotes, stripped, routes })
+        let (stripped, parameters, routes) = Default::default();
+        let config = config.clone();
+        Ok(Prepared { core, config, shared, issuers: compiled, revocation, remotes, stripped, parameters, routes })
     }
 
     /// Puts a prepared configuration in force: the task begins to read the keys of new issuers, and what was verified
@@ -338,6 +361,7 @@ pub struct Prepared {
     revocation: Arc<Plan>,
     remotes: Mutex<Remotes>,
     stripped: Mutex<Vec<HeaderName>>,
+    parameters: Mutex<Vec<Box<str>>>,
     routes: Mutex<BTreeSet<RouteName>>,
 }
 
@@ -382,6 +406,13 @@ impl Prepared {
         let outcomes = RouteOutcomes::new(route.as_str(), self.core.metrics.clone());
         let policy = Policy::new(wanted, issuers, introspection, identity_token, Arc::clone(&self.shared), outcomes);
         self.strip(policy.own_headers());
+        let mut parameters = self.parameters.lock();
+        for name in policy.places.parameters() {
+            if !parameters.iter().any(|known| **known == *name) {
+                parameters.push(name.into());
+            }
+        }
+        drop(parameters);
         self.routes.lock().insert(route.clone());
         Ok(Arc::new(policy))
     }
@@ -411,6 +442,11 @@ impl Prepared {
     /// The header fields that a client may not set: those of every policy and service made so far. Ask when all are made.
     pub fn stripped_headers(&self) -> StrippedHeaders {
         StrippedHeaders::new(self.stripped.lock().clone())
+    }
+
+    /// The parameters of queries that may hold tokens, by every policy made so far. Ask when all are made.
+    pub fn token_parameters(&self) -> TokenParameters {
+        TokenParameters::new(self.parameters.lock().clone())
     }
 
     fn unknown_issuer(&self, name: &IssuerName, at: &Path) -> Fault {

@@ -24,7 +24,7 @@ use sluice_vocabulary::{Identity, Reason, Refusal};
 use smallvec::SmallVec;
 
 use crate::base64url;
-use crate::bearer::{self, Found};
+use crate::bearer;
 use crate::binding::{self, Held, Presented, Scheme};
 use crate::challenge;
 use crate::claims;
@@ -36,6 +36,7 @@ use crate::jwk::{Key, Lookup};
 use crate::jws::{Compact, Header, MAX_SIGNATURE};
 use crate::keyring::Asked;
 use crate::metrics::{Metrics, Verifications};
+use crate::places::Located;
 use crate::policy::Policy;
 use crate::proof::Proof;
 use crate::revocation::Judgement;
@@ -46,9 +47,15 @@ use crate::witness::{Step, Witness, shown, spoken};
 pub struct Verified {
     identity: Arc<Identity>,
     held: Held,
+    /// The number of the place that it was found in, among those of its policy.
+    place: usize,
 }
 
 impl Verified {
+    pub(crate) fn place(&self) -> usize {
+        self.place
+    }
+
     /// Who it is, as other units may see it.
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
@@ -87,13 +94,13 @@ pub(crate) async fn authenticate<W: Witness>(
     let now = clock.unix_seconds();
     let refuse = |refusal| Err(tell::<W>(policy, refusal, &metrics.anonymous, now));
     witness.begin(Step::Token);
-    let (token, scheme) = match bearer::find(request.headers) {
-        Found::Token(token, scheme) => (token, scheme),
-        Found::Nothing => return policy.judge_nothing(W::SERVES).or_else(refuse),
-        Found::Malformed(why) => return refuse(policy.shared.challenges.malformed_credentials(why)),
+    let Located { token, scheme, place } = match policy.places.find(request) {
+        Ok(Some(located)) => located,
+        Ok(None) => return policy.judge_nothing(W::SERVES).or_else(refuse),
+        Err(why) => return refuse(policy.shared.challenges.malformed_credentials(why)),
     };
-    witness.note(|| format!("in Authorization, by the scheme {}", scheme.name()));
-    let presented = Presented { scheme, token, request, now };
+    witness.note(|| policy.places.describe(place, scheme));
+    let presented = Presented { scheme, token: &token, place, request, now };
     let outcome = judge(policy, &presented, clock, metrics, witness).await;
     match scheme {
         Scheme::Bearer => outcome,
@@ -241,7 +248,7 @@ fn admit<W: Witness>(
             if W::SERVES {
                 counters.ok();
             }
-            Ok(Proof::Verified(Verified { identity, held }))
+            Ok(Proof::Verified(Verified { identity, held, place: presented.place }))
         }
         Err(refusal) => Err(tell::<W>(policy, refusal, counters, now)),
     }
@@ -287,6 +294,10 @@ impl<'r> Attempt<'r> {
             let kid = header.kid.as_deref().map_or("no kid".into(), |kid| format!("kid {}", shown(kid)));
             format!("alg {}, {kid}", header.algorithm.name())
         });
+        if header.algorithm.is_mac() && !self.policy.has_secrets() {
+            // No key of the route can be for it, as for an algorithm that nobody knows.
+            return Err(TokenFault::AlgorithmUnknown.into());
+        }
 
         if let (Some(client), Some(limiter)) = (charge, &shared.limiter) {
             limiter
@@ -309,7 +320,7 @@ impl<'r> Attempt<'r> {
         *whose = Some(issuer);
 
         let key = self.verify_signature(issuer, &compact, &header, witness)?;
-        let expires_at = issuer.rules.judge_before(&claims, self.now, witness)?;
+        let expires_at = issuer.judge_claims(&claims, self.now, witness)?;
         let identity = Arc::new(claims::identity(&issuer.name, issuer.scope_claim.as_ref(), claims, expires_at));
         if W::SERVES && !key.is_withdrawn() {
             shared.cache.insert(self.hash, self.token, issuer.id, &key, &identity, self.now);
@@ -326,9 +337,7 @@ impl<'r> Attempt<'r> {
         witness: &mut W,
     ) -> Result<Arc<Key>, Halt> {
         witness.begin(Step::Algorithm);
-        if !issuer.algorithms.contains(header.algorithm) {
-            return Err(TokenFault::AlgorithmNotAllowed(header.algorithm).into());
-        }
+        issuer.judge_header(header)?;
         let mut room = [0; MAX_SIGNATURE];
         let signature = compact.decode_signature(&mut room)?;
         witness.begin(Step::Key);

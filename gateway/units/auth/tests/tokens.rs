@@ -5,8 +5,9 @@
 mod common;
 
 use common::*;
+use http::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
-use sluice_auth::{Algorithm, RouteAuth};
+use sluice_auth::{Algorithm, Config, MacAlgorithm, RouteAuth, TokenPlace};
 use sluice_vocabulary::Reason;
 
 #[tokio::test]
@@ -167,6 +168,24 @@ fn cells(signer: &Signer, others: &[Signer]) -> Vec<Cell> {
         cell("header", format!("{name} is {value}"), token, TokenRejected);
     }
 
+    // The public key taken for a secret: MACs that are right, if it were one.
+    for mac in MacAlgorithm::ALL {
+        for (form, public) in signer.public_forms() {
+            for kid in [Some(json!(signer.kid)), None] {
+                let mut header = json!({"alg": mac.name(), "typ": "JWT"});
+                let named = if kid.is_some() { "with" } else { "without" };
+                kid.into_iter().for_each(|kid| header["kid"] = kid);
+                let token = mac_token(mac, &public, &header, &claims());
+                cell(
+                    "confusion",
+                    format!("{} by the public key as {form}, {named} kid", mac.name()),
+                    token,
+                    TokenRejected,
+                );
+            }
+        }
+    }
+
     // Keys that a token brings along or names: the signature is by a stranger's key that the header offers.
     let stranger = Signer::new(&signer.kid, own);
     for (name, value) in [
@@ -310,6 +329,206 @@ async fn every_malformed_or_forged_token_is_refused_for_its_own_reason() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(total > 1500, "the table has shrunk to {total}");
     assert!(endpoint.requests() <= 5, "unknown kids made {} fetches", endpoint.requests());
+    world.stop().await;
+}
+
+/// What is tried against an issuer with `secret` for `own`, under the kid `k`.
+fn cells_for_a_secret(own: MacAlgorithm, secret: &[u8], signers: &[Signer]) -> Vec<Cell> {
+    use Reason::{TokenMalformed, TokenRejected};
+    let mut cells = Vec::new();
+    let mut cell = |place, name: String, token, reason| cells.push(Cell { place, name, token, reason });
+    let header = json!({"alg": own.name(), "typ": "JWT", "kid": "k"});
+    let good = mac_token(own, secret, &header, &claims());
+    let (message, mac) = good.rsplit_once('.').unwrap();
+    let bytes = b64_decode(mac);
+    let remade = |mac: &[u8]| format!("{message}.{}", b64(mac));
+
+    // Signatures, by any key and under any name; and the right MAC under the name of a signature.
+    for signer in signers {
+        for kid in ["k", &*signer.kid] {
+            let by = signer.algorithm.name();
+            let signed = signer.sign_raw(with(signer.header(), "kid", json!(kid)).to_string(), claims().to_string());
+            cell("signature", format!("by a key for {by}, kid {kid}"), signed, TokenRejected);
+            let brought = with(with(signer.header(), "kid", json!(kid)), "jwk", signer.jwk());
+            let signed = signer.sign_raw(brought.to_string(), claims().to_string());
+            cell("signature", format!("by a key for {by} that it brings, kid {kid}"), signed, TokenRejected);
+        }
+        let said = with(header.clone(), "alg", json!(signer.algorithm.name()));
+        cell(
+            "name",
+            format!("{} said of the right MAC", said["alg"]),
+            mac_token(own, secret, &said, &claims()),
+            TokenRejected,
+        );
+        for (form, public) in signer.public_forms() {
+            let token = mac_token(own, &public, &header, &claims());
+            cell("secret", format!("the public key for {} as {form}", signer.algorithm.name()), token, TokenRejected);
+        }
+    }
+    for other in MacAlgorithm::ALL.into_iter().filter(|other| *other != own) {
+        let said = with(header.clone(), "alg", json!(other.name()));
+        cell(
+            "name",
+            format!("{} said of the right MAC", other.name()),
+            mac_token(own, secret, &said, &claims()),
+            TokenRejected,
+        );
+        cell(
+            "name",
+            format!("{} by the right secret", other.name()),
+            mac_token(other, secret, &said, &claims()),
+            TokenRejected,
+        );
+        let token = mac_token(other, secret, &header, &claims());
+        cell("name", format!("{} said of a MAC by {}", own.name(), other.name()), token, TokenRejected);
+    }
+    for none in ["none", "None", "NONE", "nOnE", "HS1", "hs256", "HMAC", "dir", "A128GCM", "", " "] {
+        let said = with(header.clone(), "alg", json!(none));
+        let macced = mac_token(own, secret, &said, &claims());
+        let unsigned = format!("{}.", macced.rsplit_once('.').unwrap().0);
+        cell("name", format!("{none:?}, with the right MAC"), macced, TokenRejected);
+        cell("name", format!("{none:?}, with none"), unsigned, TokenRejected);
+    }
+    // Other secrets: empty, guessed, cut, or brought along.
+    let nearly = [&secret[..secret.len() - 1], &[secret[secret.len() - 1] ^ 1]].concat();
+    let guesses: [(&str, &[u8]); 9] = [
+        ("empty", b""),
+        ("a zero", &[0]),
+        ("secret", b"secret"),
+        ("the kid", b"k"),
+        ("the iss", ISS.as_bytes()),
+        ("the algorithm", own.name().as_bytes()),
+        ("all but its end", &secret[..secret.len() - 1]),
+        ("another last bit", &nearly),
+        ("zeros of its length", &[0; 64]),
+    ];
+    for (name, guess) in guesses {
+        for kid in ["k", "other", "", "/dev/null", "../../dev/null"] {
+            let said = with(header.clone(), "kid", json!(kid));
+            let token = mac_token(own, guess, &said, &claims());
+            cell("secret", format!("{name}, kid {kid:?}"), token, TokenRejected);
+        }
+        let brought = with(header.clone(), "jwk", json!({"kty": "oct", "k": b64(guess), "kid": "k"}));
+        cell("secret", format!("{name}, brought along"), mac_token(own, guess, &brought, &claims()), TokenRejected);
+    }
+    // The MAC itself.
+    for at in [0, bytes.len() / 2, bytes.len() - 1] {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1;
+        cell("mac", format!("bit of byte {at} flipped"), remade(&flipped), TokenRejected);
+    }
+    for length in [0, 1, 16, bytes.len() - 1] {
+        cell("mac", format!("its first {length} bytes"), remade(&bytes[..length]), TokenRejected);
+    }
+    cell("mac", "and a byte more".into(), remade(&[&bytes[..], &[0]].concat()), TokenRejected);
+    cell("mac", "all zero".into(), remade(&vec![0; bytes.len()]), TokenRejected);
+    cell("mac", "in hexadecimal".into(), remade(hex(&bytes).as_bytes()), TokenRejected);
+    cell("mac", "padded".into(), format!("{good}="), TokenMalformed);
+    let root = b64(with(claims(), "sub", json!("root")).to_string());
+    cell(
+        "mac",
+        "of another payload".into(),
+        format!("{}.{root}.{mac}", good.split('.').next().unwrap()),
+        TokenRejected,
+    );
+    cells
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn every_forgery_against_a_shared_secret_is_refused() {
+    let signers: Vec<_> = Algorithm::ALL.into_iter().map(|a| Signer::new(a.name(), a)).collect();
+    let secret = b"hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-";
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("s"), secret).unwrap();
+    let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+    let mut wrong = Vec::new();
+    for own in MacAlgorithm::ALL {
+        let all = issuers(secret_issuer(json!([{"kid": "k", "algorithm": own.name(), "secret": {"file": "s"}}])));
+        let config = Config { signature_checks_per_address: None, ..Config::default() };
+        let (world, policy) = World::start_in(folder.path().into(), config, &all, &route());
+        world.ready().await;
+        let good = mac_token(own, secret, &json!({"alg": own.name(), "kid": "k"}), &claims());
+        assert_eq!(world.reason(&policy, &good).await, None, "the good token of {own:?}");
+        for cell in cells_for_a_secret(own, secret, &signers) {
+            *counts.entry(cell.place).or_default() += 1;
+            let reason = world.reason(&policy, &cell.token).await;
+            if reason != Some(cell.reason) {
+                wrong.push(format!("{own:?}: {}: {}: {reason:?}, expected {:?}", cell.place, cell.name, cell.reason));
+            }
+        }
+        world.stop().await;
+    }
+    for (place, count) in &counts {
+        println!("{place:>10}: {count:5} cells against a secret");
+    }
+    let total: usize = counts.values().sum();
+    println!("     total: {total:5} cells against a secret, {} wrong", wrong.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(total > 600, "the table has shrunk to {total}");
+}
+
+#[tokio::test]
+async fn a_bad_token_is_as_bad_from_a_cookie_the_query_or_a_field() {
+    let signers: Vec<_> = Algorithm::ALL.into_iter().map(|a| Signer::new(a.name(), a)).collect();
+    let published: Vec<Value> = signers.iter().map(|s| with(s.jwk(), "alg", json!(s.algorithm.name()))).collect();
+    let endpoint = Endpoint::run(Behaviour::Serve(json!({ "keys": published }).to_string())).await;
+    let token_from: [fn(String) -> TokenPlace; 3] = [TokenPlace::Cookie, TokenPlace::Query, TokenPlace::Header];
+    let token_from = token_from.map(|place| place("t".into())).to_vec();
+    let all = issuers(issuer_config(sluice_auth::JwksConfig::from_url(endpoint.url())));
+    let config = Config { signature_checks_per_address: None, ..Config::default() };
+    let (world, policy) = World::start(config, &all, &RouteAuth { token_from, ..route() });
+    world.ready().await;
+
+    let carried = |place: &str, token: &str| {
+        let mut headers = HeaderMap::new();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+        let encode = |c: char| if plain(c) { c.to_string() } else { format!("%{:02X}", u32::from(c)) };
+        match place {
+            "cookie" => drop(headers.insert("cookie", HeaderValue::from_str(&format!("a=1; t={token}; b=2")).unwrap())),
+            "field" => drop(headers.insert("t", HeaderValue::from_str(token).unwrap())),
+            _ => return (headers, Some(format!("a=1&t={}&b=2", token.chars().map(encode).collect::<String>()))),
+        }
+        (headers, None)
+    };
+    let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+    let mut wrong = Vec::new();
+    for signer in
+        signers.iter().filter(|s| matches!(s.algorithm, Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA))
+    {
+        for place in ["cookie", "query", "field"] {
+            let (headers, query) = carried(place, &signer.sign(&claims()));
+            assert!(
+                world.prove_with_query(&policy, &headers, query.as_deref()).await.is_ok(),
+                "the good token, {place}"
+            );
+            for cell in cells(signer, &signers) {
+                *counts.entry(place).or_default() += 1;
+                let (headers, query) = carried(place, &cell.token);
+                let refusal = world.prove_with_query(&policy, &headers, query.as_deref()).await.err();
+                let reason = refusal.as_ref().map(|refusal| refusal.reason);
+                if reason != Some(cell.reason) {
+                    wrong.push(format!(
+                        "{place}: {}: {}: {reason:?}, expected {:?}",
+                        cell.place, cell.name, cell.reason
+                    ));
+                }
+                let told = format!("{refusal:?}");
+                let secret = cell.token.split('.').next_back().filter(|signature| signature.len() > 20);
+                assert!(secret.is_none_or(|secret| !told.contains(secret)), "{} leaks", cell.name);
+            }
+        }
+    }
+    for (place, count) in &counts {
+        println!("{place:>10}: {count:5} cells");
+    }
+    let total: usize = counts.values().sum();
+    println!("     total: {total:5} cells in other places, {} wrong", wrong.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(total > 1500, "the table has shrunk to {total}");
     world.stop().await;
 }
 

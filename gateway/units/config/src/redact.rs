@@ -6,7 +6,8 @@ use crate::schema::{Parts, Schema, is_secret, keyword, property};
 use crate::secrets;
 
 /// The value with whatever is or may be a secret replaced: by the schema's mark `x-secret`, by the key's name, by the
-/// value's own form. Where a secret is kept (`file`, `env`) is not secret.
+/// value's own form. Where a secret is kept (`file`, `env`) is not secret, nor is what a key merely calls by a secret's name,
+/// where its object is marked `x-secret: false`.
 pub fn redact(value: &Value, schema: &Value) -> Value {
     let schema = Schema::new(schema);
     within(value, schema, &schema.parts(schema.root()), false)
@@ -19,6 +20,7 @@ fn within(value: &Value, schema: Schema<'_>, parts: &Parts<'_>, secret: bool) ->
         schema.leaves(branches).into_iter().for_each(|leaf| all.extend(leaf));
     }
     let secret = secret || is_secret(&all);
+    let is_public = all.iter().any(|part| part.get("x-secret") == Some(&Value::Bool(false)));
     match value {
         Value::Object(members) => {
             let redacted = members.iter().map(|(key, member)| {
@@ -27,7 +29,10 @@ fn within(value: &Value, schema: Schema<'_>, parts: &Parts<'_>, secret: bool) ->
                     None => (free_member(&all), secret),
                 };
                 let parts = schema_here.map(|member| schema.parts(member)).unwrap_or_default();
-                let named = secrets::names_a_secret(key) && !member.is_object() && !lists_its_values(schema, &parts);
+                let named = secrets::names_a_secret(key)
+                    && !is_public
+                    && !member.is_object()
+                    && !lists_its_values(schema, &parts);
                 (key.clone(), within(member, schema, &parts, inherits || named))
             });
             Value::Object(redacted.collect::<Map<_, _>>())
@@ -64,17 +69,25 @@ mod tests {
             "type": "object",
             "properties": {
                 "sealed": { "type": "string", "x-secret": true }, "kept": { "$ref": "#/$defs/Kept" },
-                "credentials": { "oneOf": [ { "const": "pass" }, { "const": "strip" } ] }
+                "credentials": { "oneOf": [ { "const": "pass" }, { "const": "strip" } ] },
+                "token_from": { "type": "array", "items": { "$ref": "#/$defs/Place" } }
             },
-            "$defs": { "Kept": { "x-secret": true, "oneOf": [ { "properties": { "file": { "type": "string" } } } ] } }
+            "$defs": {
+                "Place": { "oneOf": [
+                    { "type": "object", "properties": { "header": { "type": "string" } } },
+                    { "type": "object", "properties": { "cookie": { "type": "string" } }, "x-secret": false }
+                ] },
+                "Kept": { "x-secret": true, "oneOf": [ { "properties": { "file": { "type": "string" } } } ] } }
         });
         let value = json!({
             "sealed": "a", "kept": { "file": "/run/x" }, "db_password": "b", "url": "http://u:p@h/", "path": "/", "n": 1,
-            "credentials": "strip", "other_credentials": "strip"
+            "credentials": "strip", "other_credentials": "strip", "cookie": "c",
+            "token_from": [ { "header": "authorization" }, { "cookie": "session" } ]
         });
         let expected = json!({
             "sealed": "[redacted]", "kept": { "file": "/run/x" }, "db_password": "[redacted]", "url": "[redacted]",
-            "path": "/", "n": 1, "credentials": "strip", "other_credentials": "[redacted]"
+            "path": "/", "n": 1, "credentials": "strip", "other_credentials": "[redacted]", "cookie": "[redacted]",
+            "token_from": [ { "header": "authorization" }, { "cookie": "session" } ]
         });
         assert_eq!(redact(&value, &schema), expected);
     }

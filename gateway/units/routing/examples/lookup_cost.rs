@@ -71,6 +71,7 @@ fn spec(i: usize) -> Result<RouteSpec, Box<dyn Error>> {
         redirect: None,
         answer: None,
         cors: None,
+        exposed: Vec::new(),
         addresses: None,
         has_upstream: true,
         protected: false,

@@ -2,7 +2,7 @@
 
 use foldhash::HashMap;
 use foldhash::fast::RandomState;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
@@ -38,6 +38,8 @@ pub struct RouteSpec {
     pub answer: Option<config::Answer>,
     /// What pages of other origins may do.
     pub cors: Option<config::Cors>,
+    /// Fields that others put into answers on this route and that such pages must be able to read too.
+    pub exposed: Vec<HeaderName>,
     /// Who may use it.
     pub addresses: Option<config::Addresses>,
     /// Whether it names an upstream.
@@ -100,7 +102,7 @@ fn compile_route(index: usize, spec: RouteSpec, faults: &mut Faults) -> Option<R
                 .help("a route without header conditions must take it"),
             );
         }
-        Cors::compile(cors, &spec.r#match.methods, &at.key("cors"), faults)
+        Cors::compile(cors, &spec.exposed, &spec.r#match.methods, &at.key("cors"), faults)
     });
     let addresses = spec.addresses.as_ref().map(|it| AddressRules::compile(it, &at.key("addresses"), faults));
     let fixed = spec.answer.as_ref().map(|answer| FixedAnswer::compile(answer, &at.key("answer"), faults));

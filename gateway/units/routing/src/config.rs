@@ -162,7 +162,8 @@ pub struct Cors {
     pub methods: Vec<String>,
     /// The request header fields a page may send beyond the harmless ones, for instance `authorization`; `*` for any.
     pub headers: Vec<String>,
-    /// The response header fields a page may read beyond the harmless ones.
+    /// The response header fields a page may read beyond the harmless ones. On a route with `auth` it may read
+    /// `WWW-Authenticate` and, where `auth.dpop.nonce` is on, `DPoP-Nonce` in any case.
     pub expose: Vec<String>,
     /// Whether a page may send cookies and client certificates.
     pub credentials: bool,

@@ -48,9 +48,11 @@ pub(crate) fn preflight_method(request: &RequestView<'_>) -> Option<Method> {
 }
 
 impl Cors {
-    /// `route_methods` is what the route names, empty for any.
+    /// `exposed` are fields that a page may read beside those of the configuration; `route_methods` is what the route names,
+    /// empty for any.
     pub(crate) fn compile(
         config: &config::Cors,
+        exposed: &[HeaderName],
         route_methods: &[String],
         at: &Path,
         faults: &mut Faults,
@@ -75,7 +77,14 @@ impl Cors {
             (named, _) => named.join(", "),
         };
         let headers = names(&config.headers, config.credentials, &at.key("headers"), faults);
-        let expose = names(&config.expose, config.credentials, &at.key("expose"), faults);
+        let mut readable = config.expose.clone();
+        // A star is for all of them.
+        if !readable.iter().any(|name| name == "*") {
+            let more = exposed.iter().map(HeaderName::as_str);
+            let is_new = |name: &&str| !config.expose.iter().any(|own| own.eq_ignore_ascii_case(name));
+            readable.extend(more.filter(is_new).map(ToOwned::to_owned));
+        }
+        let expose = names(&readable, config.credentials, &at.key("expose"), faults);
         if faults.iter().count() > before {
             return None;
         }
@@ -222,8 +231,13 @@ mod tests {
     use super::*;
 
     fn compiled(config: &config::Cors) -> Result<Cors, Vec<String>> {
+        compiled_with(config, &[])
+    }
+
+    fn compiled_with(config: &config::Cors, exposed: &[&'static str]) -> Result<Cors, Vec<String>> {
         let mut faults = Faults::new();
-        Cors::compile(config, &["GET".into()], &Path::root(), &mut faults)
+        let exposed: Vec<_> = exposed.iter().map(|name| HeaderName::from_static(name)).collect();
+        Cors::compile(config, &exposed, &["GET".into()], &Path::root(), &mut faults)
             .ok_or_else(|| faults.iter().map(ToString::to_string).collect())
     }
 
@@ -271,6 +285,26 @@ mod tests {
         }
         let any = compiled(&with_origins(&["*"])).unwrap();
         assert!(any.actual(&HeaderMap::new()).is_empty() && allowed(&any, "https://x"));
+    }
+
+    #[test]
+    fn a_page_may_read_what_it_was_given_and_what_others_need_it_to_read_each_named_once() {
+        let exposed = |expose: &[&str], more| {
+            let own = config::Cors {
+                expose: expose.iter().map(ToString::to_string).collect(),
+                ..with_origins(&["https://a.example"])
+            };
+            let cors = compiled_with(&own, more).unwrap();
+            let headers = [(header::ORIGIN, HeaderValue::from_static("https://a.example"))].into_iter().collect();
+            let fields = cors.actual(&headers);
+            let field = fields.iter().find(|(name, _)| *name == header::ACCESS_CONTROL_EXPOSE_HEADERS);
+            field.map(|(_, value)| value.to_str().unwrap().to_owned())
+        };
+        let more = &["www-authenticate", "dpop-nonce"][..];
+        assert_eq!(exposed(&[], &[]), None);
+        assert_eq!(exposed(&[], more).unwrap(), "www-authenticate, dpop-nonce");
+        assert_eq!(exposed(&["x-id", "DPoP-Nonce"], more).unwrap(), "x-id, DPoP-Nonce, www-authenticate");
+        assert_eq!(exposed(&["*"], more).unwrap(), "*");
     }
 
     #[test]

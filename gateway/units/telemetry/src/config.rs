@@ -51,7 +51,8 @@ pub struct AccessLogConfig {
     /// are always recorded.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub sample: f64,
-    /// Whether the query is recorded with the path. Default: no, since queries carry tokens and personal data.
+    /// Whether the query is recorded with the path. Default: no, since queries carry tokens and personal data. A parameter
+    /// that a route takes tokens from (`auth.token_from`) is recorded as `[redacted]`.
     pub query: bool,
     /// Whether the token's subject is recorded. Default: no, since it names a person.
     pub subject: bool,

@@ -4,9 +4,8 @@
 //! nothing by itself: what counts is that the token's `cnf.jkt` is that key's thumbprint. So the thumbprint is compared
 //! first, and only then is a signature checked: whoever has no bound token makes nobody do that work.
 //!
-//! In this order, cheap before dear: one proof; its form and its key (`proof`); the key is the token's (`thumbprint`); it
-//! is for this method, this place (`target`), this token and this time; it has our `nonce`, where the operator wants one;
-//! the signature; and last, so that strangers cannot fill the memory, it was not seen before (`replay`).
+//! In this order, cheap before dear: one proof; its form and its key (`proof`); the key is the token's; it is for this
+//! method, this place (`target`), this token and this time; it has our `nonce`, where the operator wants one; the signature; and last, so that strangers cannot fill the memory, it was not seen before (`replay`).
 //!
 //! What is remembered and what is signed with is this process's own. After a restart a proof may be used once more while
 //! it is young enough; nonces close that gap, since their keys die with the process. Several gateways behind one name
@@ -17,7 +16,6 @@ pub(crate) mod nonce;
 pub(crate) mod proof;
 pub(crate) mod replay;
 pub(crate) mod target;
-pub(crate) mod thumbprint;
 
 use std::sync::Arc;
 
@@ -32,8 +30,8 @@ use crate::dpop::config::DpopConfig;
 use crate::dpop::nonce::Nonces;
 use crate::dpop::proof::{Proof, ProofFault};
 use crate::dpop::replay::{Replays, Seen};
-use crate::dpop::thumbprint::Thumbprint;
 use crate::metrics::ProofMetrics;
+use crate::thumbprint::Thumbprint;
 use crate::witness::Witness;
 
 /// The field that holds the proof.

@@ -8,10 +8,10 @@ use sluice_vocabulary::Reason;
 
 use crate::algorithm::{Algorithm, AlgorithmSet};
 use crate::base64url;
-use crate::dpop::thumbprint::Thumbprint;
 use crate::jwk;
 use crate::jws::{Compact, MAX_SIGNATURE};
 use crate::strict_json;
+use crate::thumbprint::Thumbprint;
 
 /// The longest proof looked at; one with an RSA key of 4096 bits has some 2 KiB.
 const LONGEST: usize = 4096;

@@ -16,7 +16,7 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
 
-use crate::dpop::thumbprint::Thumbprint;
+use crate::thumbprint::Thumbprint;
 
 const SHARDS: usize = 64;
 

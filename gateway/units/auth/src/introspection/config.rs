@@ -12,6 +12,7 @@ use crate::config::within;
 use crate::remote::config::{
     Bounds, BreakerConfig, default_max_in_flight, default_max_waiting, default_timeout, validate_url,
 };
+use crate::secret;
 
 /// The endpoint that says what a token stands for (RFC 7662), in place of keys. For opaque tokens; where a JWT can be
 /// checked by its issuer's keys, that is faster by far and needs nobody to be heard.
@@ -113,15 +114,7 @@ impl IntrospectionConfig {
         if !is_id(&self.client.id) {
             faults.error(&client.key("id"), "not a client identifier: expected 1 to 512 printable ASCII characters");
         }
-        match &self.client.secret {
-            SecretSource::File(file) if file.as_os_str().is_empty() => {
-                faults.error(&client.key("secret").key("file"), "a file name cannot be empty");
-            }
-            SecretSource::Env(name) if name.is_empty() || name.contains(['=', '\0']) => {
-                faults.error(&client.key("secret").key("env"), "not the name of an environment variable");
-            }
-            SecretSource::File(_) | SecretSource::Env(_) => {}
-        }
+        secret::validate(&self.client.secret, &client.key("secret"), faults);
         let cache = at.key("cache");
         within(self.cache.positive, Span::secs(0), Span::secs(3600), &cache.key("positive"), faults);
         within(self.cache.negative, Span::secs(0), Span::secs(300), &cache.key("negative"), faults);

@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use crate::base64url;
-use crate::dpop::thumbprint::Thumbprint;
 use crate::issue::config::IdentityAlgorithm;
+use crate::thumbprint::Thumbprint;
 
 /// A key that the gateway signs with.
 pub(crate) struct SigningKey {

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom as LcRandom;
 use aws_lc_rs::signature::{self as lc, KeyPair as _};
 use base64::Engine as _;
@@ -27,7 +29,8 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use sluice_auth::{
-    Algorithm, AuthTask, Config, Deps, Handle, IssuerConfig, JwksConfig, Policy, Proof, RouteAuth, Unit, Verified,
+    Algorithm, AuthTask, Config, Deps, Handle, IssuerConfig, JwksConfig, MacAlgorithm, Policy, Proof, RouteAuth, Unit,
+    Verified,
 };
 use sluice_vocabulary::clock::{Clock, ManualClock, SystemRandom};
 use sluice_vocabulary::request::{Connection, RequestView, Scheme};
@@ -40,6 +43,10 @@ pub const ISS: &str = "https://id.example.com";
 
 pub fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
+}
+
+pub fn b64_decode(text: &str) -> Vec<u8> {
+    URL_SAFE_NO_PAD.decode(text).unwrap()
 }
 
 enum Pair {
@@ -92,6 +99,42 @@ impl Signer {
         }
     }
 
+    /// What an attacker would try as a secret: the public key in the forms in which it is found.
+    pub fn public_forms(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let raw: &[u8] = match &self.pair {
+            Pair::Rsa(pair) => pair.public_key().as_ref(),
+            Pair::Ec(pair) => pair.public_key().as_ref(),
+            Pair::Ed(pair) => pair.public_key().as_ref(),
+        };
+        let der: Option<PublicKeyX509Der<'_>> = match &self.pair {
+            Pair::Rsa(pair) => pair.public_key().as_der().ok(),
+            Pair::Ec(pair) => pair.public_key().as_der().ok(),
+            Pair::Ed(_) => None,
+        };
+        let mut forms = vec![
+            ("raw", raw.to_vec()),
+            ("JWK", self.jwk().to_string().into_bytes()),
+            (
+                "encoded number",
+                self.jwk()[if self.jwk()["n"].is_string() { "n" } else { "x" }].as_str().unwrap().into(),
+            ),
+            ("kid", self.kid.clone().into_bytes()),
+            ("empty", Vec::new()),
+        ];
+        if let Pair::Rsa(_) = &self.pair {
+            forms.push(("modulus", rsa_numbers(raw).0));
+        }
+        if let Some(der) = der {
+            let base64 = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+            let lines: Vec<_> = base64.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
+            let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----", lines.join("\n"));
+            forms.push(("DER", der.as_ref().to_vec()));
+            forms.push(("PEM with its last line break", format!("{pem}\n").into_bytes()));
+            forms.push(("PEM", pem.into_bytes()));
+        }
+        forms
+    }
+
     pub fn signature(&self, algorithm: Algorithm, message: &[u8]) -> Vec<u8> {
         use Algorithm as A;
         match &self.pair {
@@ -133,6 +176,23 @@ impl Signer {
     pub fn sign(&self, claims: &Value) -> String {
         self.sign_raw(self.header().to_string(), claims.to_string())
     }
+}
+
+/// A token with a MAC.
+pub fn mac_token(algorithm: MacAlgorithm, secret: &[u8], header: &Value, claims: &Value) -> String {
+    let hash = match algorithm {
+        MacAlgorithm::HS256 => hmac::HMAC_SHA256,
+        MacAlgorithm::HS384 => hmac::HMAC_SHA384,
+        MacAlgorithm::HS512 => hmac::HMAC_SHA512,
+    };
+    let message = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
+    let mac = hmac::sign(&hmac::Key::new(hash, secret), message.as_bytes());
+    format!("{message}.{}", b64(mac))
+}
+
+/// An issuer that shares these secrets with the operator.
+pub fn secret_issuer(secrets: Value) -> IssuerConfig {
+    IssuerConfig { secrets: serde_json::from_value(secrets).unwrap(), ..issuer_config(JwksConfig::empty()) }
 }
 
 /// n and e of a DER `RSAPublicKey`.
@@ -289,6 +349,8 @@ pub fn issuer_config(jwks: JwksConfig) -> IssuerConfig {
         algorithms: Algorithm::ALL.to_vec(),
         jwks,
         introspection: None,
+        secrets: Vec::new(),
+        token_type: None,
         leeway: sluice_vocabulary::measure::Span::secs(30),
         scope_claim: None,
     }
@@ -444,6 +506,18 @@ impl World {
     /// Asks with any header fields, from any address.
     pub async fn prove(&self, policy: &Policy, headers: &HeaderMap, client: IpAddr) -> Result<Proof, Refusal> {
         self.handle.authenticate(policy, &view(&self.connection, headers, client)).await
+    }
+
+    /// Asks with any header fields and a query.
+    pub async fn prove_with_query(
+        &self,
+        policy: &Policy,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Result<Proof, Refusal> {
+        let client = self.connection.client.ip();
+        let request = RequestView { query, ..view(&self.connection, headers, client) };
+        self.handle.authenticate(policy, &request).await
     }
 
     /// Asks with a bearer token.

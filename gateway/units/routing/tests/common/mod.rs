@@ -19,6 +19,7 @@ pub fn route(name: &str, keys: Value) -> RouteSpec {
         redirect: part(&keys, "redirect"),
         answer: part(&keys, "answer"),
         cors: part(&keys, "cors"),
+        exposed: Vec::new(),
         addresses: part(&keys, "addresses"),
         has_upstream: keys.get("redirect").is_none() && keys.get("answer").is_none(),
         protected: false,

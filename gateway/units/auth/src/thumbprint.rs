@@ -1,4 +1,5 @@
-//! The thumbprint of a key (RFC 7638): SHA-256 over its required members, in one spelling.
+//! The thumbprint of a key (RFC 7638): SHA-256 over its required members, in one spelling. It tells keys apart, is what a
+//! token is bound to, and is what operators compare with what their issuer shows.
 
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
@@ -34,15 +35,25 @@ impl Thumbprint {
                 let (crv, x) = (member("crv")?, member("x")?);
                 format!(r#"{{"crv":"{crv}","kty":"OKP","x":"{x}"}}"#)
             }
-            "RSA" => {
-                let (e, n) = (member("e")?, member("n")?);
-                format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#)
-            }
+            "RSA" => return Ok(Self::of_rsa_members(member("n")?, member("e")?)),
             _ => return Err("kty is not RSA, EC or OKP"),
         };
+        Ok(Self::of_json(&json))
+    }
+
+    /// The thumbprint of an RSA key by its numbers, which have no leading zeros: however an issuer spelt them.
+    pub(crate) fn of_rsa(n: &[u8], e: &[u8]) -> Self {
+        Self::of_rsa_members(&base64url::encode(n), &base64url::encode(e))
+    }
+
+    fn of_rsa_members(n: &str, e: &str) -> Self {
+        Self::of_json(&format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#))
+    }
+
+    fn of_json(json: &str) -> Self {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest::digest(&digest::SHA256, json.as_bytes()).as_ref());
-        Ok(Self(bytes))
+        Self(bytes)
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
