@@ -57,21 +57,33 @@ impl Index {
 
     /// The slot of this hash that `is_it`.
     pub(super) fn find(&self, hash: u64, is_it: impl Fn(usize) -> bool) -> Option<usize> {
-        for at in self.way(hash) {
-            let group = &self.groups[at];
-            if let Some(slot) = group.matches(tag(hash)).map(|place| at * SLOTS + place).find(|slot| is_it(*slot)) {
-                return Some(slot);
+        let own = self.own(hash);
+        let mut at = own;
+        loop {
+            let group = self.groups.get(at)?;
+            let mut found = group.matches(tag(hash));
+            while found != 0 {
+                let slot = at * SLOTS + found.trailing_zeros() as usize / 8;
+                if is_it(slot) {
+                    return Some(slot);
+                }
+                // Takes the lowest bit away.
+                found &= found - 1;
             }
             if !group.overflowed() {
-                break;
+                return None;
+            }
+            at = if at + 1 == self.groups.len() { 0 } else { at + 1 };
+            if at == own {
+                return None;
             }
         }
-        None
     }
 
     /// Takes a slot for an entry of this hash. There is none where every group is full.
     pub(super) fn insert(&mut self, hash: u64) -> Option<usize> {
-        for at in self.way(hash) {
+        let (own, groups) = (self.own(hash), self.groups.len());
+        for at in (own..groups).chain(0..own) {
             let group = &mut self.groups[at];
             if let Some(free) = group.0[..SLOTS].iter().position(|tag| *tag == 0) {
                 group.0[free] = tag(hash);
@@ -97,28 +109,22 @@ impl Index {
         tags.enumerate().filter(|(_, tag)| **tag != 0).map(|(slot, _)| slot)
     }
 
-    /// The groups where an entry of this hash may be: its own, and those that follow.
-    fn way(&self, hash: u64) -> impl Iterator<Item = usize> + use<> {
-        let groups = self.groups.len();
+    /// The group that a hash belongs to.
+    fn own(&self, hash: u64) -> usize {
         // The low half of the hash, spread over the groups; below their number, so it fits.
-        let own = (((hash & u64::from(u32::MAX)) * groups as u64) >> 32) as usize;
-        (own..groups).chain(0..own)
+        (((hash & u64::from(u32::MAX)) * self.groups.len() as u64) >> 32) as usize
     }
 }
 
 impl Group {
-    /// The places with this tag, all at once.
-    fn matches(&self, tag: u8) -> impl Iterator<Item = usize> + use<> {
+    /// A bit for each place with this tag, the eighth of as many.
+    fn matches(&self, tag: u8) -> u128 {
         const EACH: u128 = u128::from_ne_bytes([1; SLOTS + 1]);
         const LOW: u128 = 0x7f * EACH;
+        const SLOTS_ALONE: u128 = u128::MAX >> 8;
         let differing = u128::from_le_bytes(self.0) ^ (u128::from(tag) * EACH);
         // The high bit of each byte that is zero, and of no other: a slot that was given back must not be found again.
-        let mut found = !(((differing & LOW) + LOW) | differing | LOW);
-        std::iter::from_fn(move || {
-            let place = found.trailing_zeros() as usize / 8;
-            found &= found.wrapping_sub(1);
-            (place < SLOTS).then_some(place)
-        })
+        !(((differing & LOW) + LOW) | differing | LOW) & SLOTS_ALONE
     }
 
     fn overflowed(&self) -> bool {
@@ -151,7 +157,7 @@ mod tests {
         fn a_tag_is_seen_where_it_is_and_nowhere_else(tags in proptest::array::uniform16(0..4_u8), high: u8, tag in 1..4_u8) {
             let group = Group(tags.map(|tag| tag ^ high));
             let naive = (0..SLOTS).filter(|place| group.0[*place] == tag ^ high);
-            prop_assert_eq!(group.matches(tag ^ high).collect::<Vec<_>>(), naive.collect::<Vec<_>>());
+            prop_assert_eq!(group.matches(tag ^ high), naive.map(|place| 0x80 << (8 * place)).sum::<u128>());
         }
 
         /// Hashes of few kinds, so that groups overflow, and go on at the beginning after the last.
