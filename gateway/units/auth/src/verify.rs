@@ -301,7 +301,7 @@ impl<'r> Attempt<'r> {
 
         if let (Some(client), Some(limiter)) = (charge, &shared.limiter) {
             limiter
-                .check(&address_key(client), self.clock.coarse())
+                .check(&address_key(client), self.clock.now())
                 .map_err(|limited| Halt::Limited(limited.retry_after))?;
         }
 
