@@ -42,14 +42,8 @@ const BATCH: usize = 16;
 /// Laps through the tokens, the first of them to warm up.
 const LAPS: usize = 4;
 
-const MEASURED: [Algorithm; 6] = [
-    Algorithm::RS256,
-    Algorithm::PS256,
-    Algorithm::ES256,
-    Algorithm::ES384,
-    Algorithm::ES512,
-    Algorithm::EdDSA,
-];
+const MEASURED: [Algorithm; 6] =
+    [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::ES384, Algorithm::ES512, Algorithm::EdDSA];
 const ISSUER: &str = "https://id.example.com";
 
 fn main() {
