@@ -16,7 +16,8 @@ pub(crate) struct Judging {
     /// Judge it for this request, step by step: 'GET https://host/path'
     #[arg(long, value_name = "REQUEST")]
     pub(super) request: Option<String>,
-    /// A further header field of the request, 'name: value', such as a DPoP proof; may be given more than once
+    /// A further header field of the request, 'name: value': a DPoP proof, or 'cookie: session=TOKEN' with - and an empty
+    /// standard input for the token, where the route takes it from there; may be given more than once
     #[arg(long, value_name = "FIELD", requires = "request")]
     header: Vec<String>,
     /// The client's address [default: 127.0.0.1]
@@ -28,7 +29,8 @@ pub(crate) struct Judging {
     /// The running gateway to ask, by its operator's door: ADDRESS:PORT or unix:PATH [default: 127.0.0.1:9901]
     #[arg(long, value_name = "DOOR", requires = "request", conflicts_with = "config")]
     admin: Option<Door>,
-    /// Judge by this configuration file in place of a running gateway. Its issuers are asked for their keys
+    /// Judge by this configuration file in place of a running gateway. Its issuers are asked for their keys; what was revoked
+    /// is known to a running gateway alone
     #[arg(short, long, value_name = "FILE", requires = "request")]
     config: Option<PathBuf>,
 }

@@ -74,7 +74,7 @@ impl Default for Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AddressBudget {
-    /// Checks allowed in each `per`, at least 1. With the default, one address can keep at most about 1 % of one core busy
+    /// Checks allowed in each `per`, at least 1; a token that does not name its key costs one for each key tried. With the default, one address can keep at most about 1 % of one core busy
     /// with forged RS256 tokens.
     pub checks: u32,
     /// The length of time that `checks` counts in.

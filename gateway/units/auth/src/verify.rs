@@ -299,12 +299,7 @@ impl<'r> Attempt<'r> {
             return Err(TokenFault::AlgorithmUnknown.into());
         }
 
-        if let (Some(client), Some(limiter)) = (charge, &shared.limiter) {
-            limiter
-                .check(&address_key(client), self.clock.now())
-                .map_err(|limited| Halt::Limited(limited.retry_after))?;
-        }
-
+        self.charge(charge)?;
         witness.begin(Step::Payload);
         let payload = base64url::decode(compact.payload).map_err(|_| TokenFault::Encoding(Part::Payload))?;
         let claims = claims::read(payload)?;
@@ -319,7 +314,7 @@ impl<'r> Attempt<'r> {
         };
         *whose = Some(issuer);
 
-        let key = self.verify_signature(issuer, &compact, &header, witness)?;
+        let key = self.verify_signature(issuer, &compact, &header, charge, witness)?;
         let expires_at = issuer.judge_claims(&claims, self.now, witness)?;
         let identity = Arc::new(claims::identity(&issuer.name, issuer.scope_claim.as_ref(), claims, expires_at));
         if W::SERVES && !key.is_withdrawn() {
@@ -328,12 +323,21 @@ impl<'r> Attempt<'r> {
         Ok((identity, key))
     }
 
-    /// Finds the key that made the signature.
+    /// Charges an address with a signature check, if it has one left.
+    fn charge(&self, client: Option<IpAddr>) -> Result<(), Halt> {
+        let (Some(client), Some(limiter)) = (client, &self.policy.shared.limiter) else { return Ok(()) };
+        let checked = limiter.check(&address_key(client), self.clock.now());
+        checked.map(drop).map_err(|limited| Halt::Limited(limited.retry_after))
+    }
+
+    /// Finds the key that made the signature. The first check was charged; where several keys may be meant, each further
+    /// one is charged too.
     fn verify_signature<W: Witness>(
         &self,
         issuer: &Issuer,
         compact: &Compact<'_>,
         header: &Header<'_>,
+        charge: Option<IpAddr>,
         witness: &mut W,
     ) -> Result<Arc<Key>, Halt> {
         witness.begin(Step::Algorithm);
@@ -349,7 +353,10 @@ impl<'r> Attempt<'r> {
             Lookup::NotForAlgorithm => return Err(TokenFault::KeyNotForAlgorithm(header.algorithm).into()),
             Lookup::Unknown => SmallVec::new(),
         };
-        for key in candidates {
+        for (tried, key) in candidates.into_iter().enumerate() {
+            if tried > 0 {
+                self.charge(charge)?;
+            }
             if key.verifies(header.algorithm, compact.signed, signature) {
                 witness.note(|| key.kid().map_or("one without kid".into(), |kid| format!("kid {}", shown(kid))));
                 witness.begin(Step::Signature);

@@ -326,3 +326,25 @@ async fn a_route_that_names_what_is_not_there_is_told_what_is() {
     assert!(faults[0].severity == Severity::Error && faults[0].to_string().contains("absent.pem"), "{faults:?}");
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_token_that_names_no_key_is_charged_for_each_key_tried() {
+    let (mut world, _, _, _) = world(&route()).await;
+    world.config.signature_checks_per_address =
+        Some(AddressBudget { checks: 1, per: Span::secs(60), burst: 6, max_addresses: 100 });
+    let signers: Vec<_> = (0..4).map(|number| Signer::new(&number.to_string(), Algorithm::EdDSA)).collect();
+    let keys: Vec<_> = signers.iter().map(|signer| without(signer.jwk(), "kid")).collect();
+    let keys = json!({ "keys": keys }).as_object().cloned().unwrap();
+    let policy = world.apply(&issuers(issuer_config(JwksConfig::from_keys(keys))), &route());
+    world.ready().await;
+    let token = |signer: &Signer, number: u32| {
+        let claims = with(claims(), "jti", json!(number));
+        signer.sign_raw(json!({"alg": "EdDSA"}).to_string(), claims.to_string())
+    };
+    // One for the first key, four for the fourth.
+    assert_eq!(world.reason(&policy, &token(&signers[0], 1)).await, None);
+    assert_eq!(world.reason(&policy, &token(&signers[3], 2)).await, None);
+    // One is left, which the second key's token has used up when its own key's turn comes.
+    assert_eq!(world.reason(&policy, &token(&signers[1], 3)).await, Some(Reason::AddressRateLimited));
+    world.stop().await;
+}
