@@ -2,7 +2,8 @@
 //!
 //! An entry is found by the whole token, for an issuer that the route takes. It is good while the key that verified it is
 //! still published and its `exp` has not come (without leeway: in those last seconds a token is checked anew). Entries are
-//! made after a valid signature only, so strangers cannot push others out.
+//! made after a valid signature only, so strangers cannot push others out. Once the memory is full, a token is kept when it
+//! comes a second time: clients that fetch a new token for each request neither push out those in use nor pay for a place.
 
 use std::sync::Arc;
 
@@ -88,6 +89,10 @@ impl TokenCache {
         identity: &Arc<Identity>,
         now: u64,
     ) {
+        if !self.tokens.admits(hash) {
+            self.metrics.passed_over.inc();
+            return;
+        }
         let known = Known { issuer, key: Arc::clone(key), identity: Arc::clone(identity) };
         let evicted = self.tokens.insert(hash, token, known, identity.size(), now, |known| known.issuer == issuer);
         self.metrics.evictions.inc_by(evicted);
@@ -183,6 +188,19 @@ mod tests {
             assert!(hit(&cache, b"in use", 5), "after {i}");
             insert(&cache, &i.to_be_bytes(), 1, &keys, 10);
         }
-        assert!(cache.metrics.evictions.get() > 9_000);
+        assert!(cache.metrics.passed_over.get() > 9_000, "{}", cache.metrics.passed_over.get());
+    }
+
+    #[test]
+    fn a_new_token_that_is_used_again_is_kept_in_a_full_cache() {
+        let (cache, keys) = (cache(100_000), keys());
+        for i in 0..10_000_u32 {
+            insert(&cache, &i.to_be_bytes(), 1, &keys, 10);
+        }
+        for kept in [false, true] {
+            assert!(!hit(&cache, b"new", 5));
+            insert(&cache, b"new", 1, &keys, 10);
+            assert_eq!(hit(&cache, b"new", 5), kept);
+        }
     }
 }

@@ -63,6 +63,7 @@ mod scan;
 mod scopes;
 mod secret;
 mod shards;
+mod sightings;
 mod shared_secret;
 mod step_up;
 mod strict_json;

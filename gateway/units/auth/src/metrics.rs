@@ -173,6 +173,7 @@ pub(crate) struct CacheMetrics {
     pub(crate) hits: Counter,
     pub(crate) misses: Counter,
     pub(crate) evictions: Counter,
+    pub(crate) passed_over: Counter,
     pub(crate) bytes: Gauge,
 }
 
@@ -182,6 +183,11 @@ impl CacheMetrics {
             hits: registered(registry, "token_cache_hits", "Tokens found among those already verified"),
             misses: registered(registry, "token_cache_misses", "Tokens not found among those already verified"),
             evictions: registered(registry, "token_cache_evictions", "Verified tokens dropped for want of memory"),
+            passed_over: registered(
+                registry,
+                "token_cache_passed_over",
+                "Verified tokens not kept at their first use, since memory was full",
+            ),
             bytes: registered_in(registry, Unit::Bytes, "token_cache", "Memory held by verified tokens"),
         }
     }

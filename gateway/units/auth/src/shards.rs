@@ -7,6 +7,9 @@
 //! share, excludes nobody. A shard evicts by the clock algorithm: a hit sets a mark, the hand takes marks away and evicts
 //! what has none or is no longer good. A new entry has no mark, hence what is used once leaves before what is used again.
 //!
+//! Whoever fills a cache with what may never be asked for again can say so ([`Shards::admits`]): once a shard is full, such a
+//! key is let in only when it comes a second time.
+//!
 //! Bytes are bounded, not entries: each is counted with its key, its value and the bookkeeping around them. An entry may
 //! have a quarter of a shard, which is 64 KiB or more where the bound is 256 KiB or more; a larger one is not kept.
 
@@ -19,12 +22,17 @@ use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
 use smallvec::SmallVec;
 
+use crate::sightings::Sightings;
+
 /// A shard is not made smaller than this, so that one large entry cannot empty it.
 const SMALLEST_SHARD: usize = 256 * 1024;
 const MOST_SHARDS: usize = 64;
 
 /// What an entry costs beside itself: two reference counts, a table slot and its free-list slot, allocator rounding.
 const BOOKKEEPING: usize = 96;
+
+/// The part of a shard's bytes that marks of what was seen once take: about as many marks as the rest holds tokens.
+const MARKS: usize = 256;
 
 /// A value that may be kept.
 pub(crate) trait Kept {
@@ -37,14 +45,23 @@ pub(crate) trait Kept {
 
 /// Keys and values in bounded memory. Without shards it keeps nothing.
 pub(crate) struct Shards<V> {
-    shards: Box<[RwLock<Shard<V>>]>,
+    shards: Box<[Part<V>]>,
+    /// Bytes of entries in one of them.
     shard_bytes: usize,
     hasher: RandomState,
     /// Bytes held, of this and of others that share the gauge.
     gauge: Gauge,
 }
 
-/// A part: entries in slots, and a table of slot numbers by hash.
+/// A shard, and what is known of it without its lock.
+struct Part<V> {
+    shard: RwLock<Shard<V>>,
+    /// Whether something good had to go for want of room, and no sweep has made room since.
+    is_full: AtomicBool,
+    sightings: Sightings,
+}
+
+/// Entries in slots, and a table of slot numbers by hash.
 struct Shard<V> {
     table: HashTable<u32>,
     slots: Vec<Option<Entry<V>>>,
@@ -72,12 +89,15 @@ impl<V: Kept> Shards<V> {
             // A power of two, so that a shard is chosen by a mask.
             room => 1 << room.min(MOST_SHARDS).ilog2(),
         };
-        Self {
-            shards: (0..count).map(|_| RwLock::new(Shard::new())).collect(),
-            shard_bytes: bytes.checked_div(count).unwrap_or(0),
-            hasher: RandomState::default(),
-            gauge,
-        }
+        let shard_bytes = bytes.checked_div(count).unwrap_or(0);
+        let part = || Part {
+            shard: RwLock::new(Shard::new()),
+            is_full: AtomicBool::new(false),
+            sightings: Sightings::new(shard_bytes / MARKS),
+        };
+        let shards: Box<[_]> = (0..count).map(|_| part()).collect();
+        let marks = shards.first().map_or(0, |part| part.sightings.bytes());
+        Self { shards, shard_bytes: shard_bytes.saturating_sub(marks), hasher: RandomState::default(), gauge }
     }
 
     /// The keyed hash of `key`, for [`get`](Self::get) and [`insert`](Self::insert).
@@ -116,9 +136,14 @@ impl<V: Kept> Shards<V> {
         wanted: impl Fn(&V) -> bool,
         give: impl FnOnce(&Entry<V>) -> T,
     ) -> Option<T> {
-        let shard = self.shard(hash)?.read();
+        let shard = self.part(hash)?.shard.read();
         let entry = shard.slots[shard.find(hash, key, wanted)?].as_ref().filter(|entry| entry.value.is_good(now))?;
         Some(give(entry))
+    }
+
+    /// Whether a key that may never be asked for again is worth a place: while there is room, or when it comes again.
+    pub(crate) fn admits(&self, hash: u64) -> bool {
+        self.part(hash).is_some_and(|part| !part.is_full.load(Ordering::Relaxed) || part.sightings.again(hash))
     }
 
     /// Keeps `value`, whose memory beside itself is `size`, in place of one under `key` that is the `same`; that one goes
@@ -132,7 +157,7 @@ impl<V: Kept> Shards<V> {
         now: V::Time,
         same: impl Fn(&V) -> bool,
     ) -> u64 {
-        let Some(shard) = self.shard(hash) else { return 0 };
+        let Some(part) = self.part(hash) else { return 0 };
         let size = size_of::<Entry<V>>() + BOOKKEEPING + key.len() + size;
         // Made before the lock, as what goes is freed after it.
         let kept = (size <= self.shard_bytes / 4 && value.is_good(now)).then(|| Entry {
@@ -144,7 +169,7 @@ impl<V: Kept> Shards<V> {
         });
         let mut out = Out::new();
         let mut evicted = 0;
-        let mut shard = shard.write();
+        let mut shard = part.shard.write();
         let before = shard.bytes;
         if let Some(slot) = shard.find(hash, key, same) {
             out.extend(shard.remove(slot));
@@ -155,15 +180,18 @@ impl<V: Kept> Shards<V> {
         }
         let after = shard.bytes;
         drop(shard);
+        if evicted > 0 && !part.is_full.load(Ordering::Relaxed) {
+            part.is_full.store(true, Ordering::Relaxed);
+        }
         self.count_bytes(before, after);
         evicted
     }
 
     /// Drops what is no longer good. It is not found anyway; this gives its memory back.
     pub(crate) fn sweep(&self, now: V::Time) {
-        for shard in &self.shards {
+        for part in &self.shards {
             let mut out = Out::new();
-            let mut shard = shard.write();
+            let mut shard = part.shard.write();
             let before = shard.bytes;
             for slot in 0..shard.slots.len() {
                 if shard.slots[slot].as_ref().is_some_and(|entry| !entry.value.is_good(now)) {
@@ -176,6 +204,9 @@ impl<V: Kept> Shards<V> {
             }
             let after = shard.bytes;
             drop(shard);
+            if after < self.shard_bytes / 8 * 7 {
+                part.is_full.store(false, Ordering::Relaxed);
+            }
             self.count_bytes(before, after);
         }
     }
@@ -184,15 +215,15 @@ impl<V: Kept> Shards<V> {
 impl<V> Shards<V> {
     /// Bytes held now.
     pub(crate) fn bytes(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().bytes).sum()
+        self.shards.iter().map(|part| part.shard.read().bytes).sum()
     }
 
     /// Entries held now.
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().table.len()).sum()
+        self.shards.iter().map(|part| part.shard.read().table.len()).sum()
     }
 
-    fn shard(&self, hash: u64) -> Option<&RwLock<Shard<V>>> {
+    fn part(&self, hash: u64) -> Option<&Part<V>> {
         // The table inside uses the low and the top bits; the middle is free.
         let index = (hash >> 32) as usize & self.shards.len().wrapping_sub(1);
         self.shards.get(index)
@@ -365,10 +396,29 @@ mod tests {
     }
 
     #[test]
+    fn a_full_shard_takes_in_what_comes_again_and_until_then_everything() {
+        let shards = shards(50_000);
+        let mut number = 0_u32;
+        let mut meet = |times: usize| {
+            number += 1;
+            let hash = shards.hash(&number.to_be_bytes());
+            (0..times).map(|_| shards.admits(hash)).collect::<Vec<_>>()
+        };
+        assert_eq!(meet(2), [true, true], "there is room");
+        for number in 0..1_000_u32 {
+            insert(&shards, &number.to_be_bytes(), Until(number, 10), 0, 5);
+        }
+        assert_eq!(meet(3), [false, true, true], "there is none");
+        shards.sweep(10);
+        assert_eq!(meet(1), [true], "there is room again");
+    }
+
+    #[test]
     fn without_bytes_nothing_is_kept() {
         let shards = shards(0);
         assert_eq!(insert(&shards, b"key", Until(7, 10), 0, 5), 0);
         assert_eq!(get(&shards, b"key", 5), None);
+        assert!(!shards.admits(shards.hash(b"key")));
     }
 
     proptest! {
