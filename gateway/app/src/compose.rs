@@ -17,7 +17,7 @@ use sluice_resilience::Shedder;
 use sluice_telemetry::sink::{OpenError, SinkMetrics};
 use sluice_telemetry::{AccessLog, AccessLogConfig, LogHandle, MetricsRoot, RequestMetrics};
 use sluice_vocabulary::Fault;
-use sluice_vocabulary::clock::{Clock, Random, SystemClock, SystemRandom};
+use sluice_vocabulary::clock::{Clock, Random, SystemClock, SystemEntropy, SystemRandom};
 use sluice_vocabulary::ports::{Inspect, MetricsPage, Reload};
 use sluice_vocabulary::unit::{Health, State, Task};
 use tokio::runtime::Runtime;
@@ -158,7 +158,7 @@ impl Gateway {
         };
         let (auth, auth_task) = sluice_auth::Unit::new(&config.auth, deps, metrics.unit("auth"));
         let tenancy = sluice_tenancy::Handle::new(&config.tenants, metrics.unit("tenancy"));
-        let deps = sluice_plugins::Deps { clock: Arc::clone(&clock) };
+        let deps = sluice_plugins::Deps { clock: Arc::clone(&clock), entropy: Arc::new(SystemEntropy) };
         let (plugins, plugins_task) =
             sluice_plugins::Unit::new(deps, sluice_plugins::Options::default(), metrics.unit("plugin"))
                 .map_err(|e| StartError::Machine(e.to_string()))?;

@@ -159,6 +159,7 @@ impl Config {
         self.telemetry.validate(&root.key("telemetry"), faults);
         self.validate_routes(&root.key("routes"), faults);
         self.validate_tenants_plugins(&root.key("tenants"), faults);
+        self.validate_grants(&root.key("plugins"), faults);
         self.warn_of_what_is_unused(&root, faults);
     }
 
@@ -200,6 +201,16 @@ impl Config {
         }
     }
 
+    fn validate_grants(&self, at: &Path, faults: &mut Faults) {
+        for (name, plugin) in &self.plugins {
+            let at = at.key(name.as_str()).key("grants").key("upstreams");
+            for (index, upstream) in plugin.grants.upstreams.iter().enumerate() {
+                let names = self.upstreams.keys().map(UpstreamName::as_str);
+                known(upstream.as_str(), names, "upstream", "upstreams", &at.index(index), faults);
+            }
+        }
+    }
+
     /// Every plugin that a tenant's policy names, with its place.
     fn tenants_plugins<'c>(&'c self, at: &Path) -> Vec<(&'c PluginName, Path)> {
         let places = |plugins: &'c [PluginName], at: Path| {
@@ -216,7 +227,9 @@ impl Config {
 
     fn warn_of_what_is_unused(&self, root: &Path, faults: &mut Faults) {
         for name in self.upstreams.keys() {
-            if !self.routes.iter().any(|route| route.upstream.as_ref() == Some(name)) {
+            let granted = |plugin: &sluice_plugins::PluginConfig| plugin.grants.upstreams.contains(name);
+            let leads = |route: &RouteConfig| route.upstream.as_ref() == Some(name);
+            if !self.routes.iter().any(leads) && !self.plugins.values().any(granted) {
                 faults.warning(&root.key("upstreams").key(name.as_str()), "no route leads to this upstream");
             }
         }

@@ -1,13 +1,17 @@
 //! A request's and a response's header on their way through: what is read from them, and what is changed in them.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use http::header;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri};
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
 use sluice_auth::Withheld;
-use sluice_plugins::{HeaderOp, Operations, RequestHead, Who};
+use sluice_plugins::{HeaderOp, Link, Operations, RequestHead, Who};
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::request::Request;
@@ -154,8 +158,25 @@ pub(crate) fn owned_head(header: &RequestHeader, request: &Request) -> Result<Re
     })
 }
 
-pub(crate) fn who(request: &Request) -> Who {
-    Who { request_id: request.id().into(), tenant: request.tenant.clone() }
+/// What plugins may be told of a request, each as far as it was granted that.
+pub(crate) fn who(request: &Request, round_trip: Option<Duration>) -> Who {
+    let mut who = Who::new(request.id().into(), request.tenant.clone());
+    who.identity = request.proof.as_ref().and_then(|proof| proof.identity()).cloned();
+    who.link = request.arrived.as_ref().map(|arrived| Link {
+        connection: Arc::clone(&arrived.connection),
+        client: arrived.client.ip,
+        protocol: arrived.version,
+        round_trip,
+    });
+    who.upstream = request.upstream().cloned();
+    who
+}
+
+/// The smoothed round trip of the client's connection, as the kernel has it now.
+pub(crate) fn round_trip(session: &Session) -> Option<Duration> {
+    let info = session.digest()?.socket_digest.as_ref()?.tcp_info()?;
+    // Before the first is measured there is none.
+    (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
 }
 
 pub(crate) fn apply(header: &mut RequestHeader, operations: impl Iterator<Item = HeaderOp>) -> Result<()> {

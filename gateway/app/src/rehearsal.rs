@@ -4,7 +4,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use sluice_vocabulary::clock::{Clock, Random, SystemClock, SystemRandom};
+use sluice_vocabulary::clock::{Clock, Random, SystemClock, SystemEntropy, SystemRandom};
 use sluice_vocabulary::{Fault, Faults, Path};
 
 use crate::config::Config;
@@ -52,7 +52,7 @@ pub(crate) fn rehearse(config: &Config, folder: &FilePath) -> Result<(), Vec<Fau
     faults.extend(upstream.prepare(&config.upstreams, folder).err().unwrap_or_default());
 
     if !config.plugins.is_empty() {
-        let deps = sluice_plugins::Deps { clock };
+        let deps = sluice_plugins::Deps { clock, entropy: Arc::new(SystemEntropy) };
         match sluice_plugins::Unit::new(deps, sluice_plugins::Options::default(), &mut nowhere) {
             Ok((plugins, _)) => {
                 let at = Path::root().key("plugins");

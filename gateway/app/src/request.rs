@@ -14,7 +14,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use sluice_auth::{Allowed, Proof};
 use sluice_downstream::ClientAddress;
-use sluice_plugins::{RequestHead, Visit};
+use sluice_plugins::{Effects, RequestHead, Visit};
 use sluice_resilience::{Deadlines, InFlight};
 use sluice_routing::Matched;
 use sluice_telemetry::requests::ActiveRequest;
@@ -22,7 +22,7 @@ use sluice_telemetry::{RequestId, TraceContext};
 use sluice_tenancy::Admitted;
 use sluice_upstream::{Chosen, Tried};
 use sluice_vocabulary::request::{Connection, RequestView};
-use sluice_vocabulary::{Reason, Refusal, TenantId};
+use sluice_vocabulary::{Reason, Refusal, TenantId, UpstreamName};
 use smallvec::SmallVec;
 
 use crate::snapshot::{Route, Snapshot};
@@ -56,6 +56,8 @@ pub(crate) struct Request {
     /// Holds instances for the response side: given up as soon as that is over, or will not be.
     pub(crate) visit: Option<Visit>,
     pub(crate) plugin_time: Duration,
+    /// What they asked for beside changes of its header.
+    pub(crate) effects: Effects,
     /// Fields that plugins had a say in: not the client's to have removed.
     pub(crate) plugin_fields: SmallVec<[HeaderName; 2]>,
     /// 6. The endpoint of the present try, and what is left of the time.
@@ -131,6 +133,7 @@ impl Request {
             sent_head: None,
             visit: None,
             plugin_time: Duration::ZERO,
+            effects: Effects::default(),
             plugin_fields: SmallVec::new(),
             deadlines: None,
             tried: Tried::default(),
@@ -150,6 +153,11 @@ impl Request {
     /// The route's part of the configuration, once the route is known.
     pub(crate) fn route(&self) -> Option<&Route> {
         self.matched.as_ref().and_then(|matched| self.snapshot.routes.get(matched.index()))
+    }
+
+    /// The upstream it goes to: the route's, or what a plugin chose.
+    pub(crate) fn upstream(&self) -> Option<&UpstreamName> {
+        self.effects.upstream().or_else(|| self.route()?.upstream.as_ref())
     }
 
     /// Whether its answer is for its client alone, since its token came in the URL.

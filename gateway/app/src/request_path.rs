@@ -38,7 +38,8 @@ use crate::answers::{self, Answer};
 use crate::compose::Units;
 use crate::compression::{self, Compression};
 use crate::headers::{
-    apply, apply_to_response, broken, forget_case, host_of, join_cookies, owned_head, set_target, who, withhold,
+    apply, apply_to_response, broken, forget_case, host_of, join_cookies, owned_head, round_trip, set_target, who,
+    withhold,
 };
 use crate::outgoing;
 use crate::request::{Arrived, LastTry, Pending, Request};
@@ -147,6 +148,9 @@ impl RequestPath {
             return Ok(Lead::Forward);
         }
         let mut head = owned_head(session.req_header(), request)?;
+        let asked = chains.iter().any(|chain| chain.asks_for_round_trip());
+        let round_trip = if asked { round_trip(session) } else { None };
+        request.visit = Some(Visit::new(who(request, round_trip)));
         for chain in chains {
             if chain.has_request_phase() {
                 match self.pass_request(chain, head, session, request).await? {
@@ -224,9 +228,10 @@ impl RequestPath {
         session: &mut Session,
         request: &mut Request,
     ) -> Result<ControlFlow<sluice_plugins::Answer, RequestHead>, Refusal> {
-        let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request)));
+        let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request, None)));
         let began = self.units.clock.now();
         let (head, outcome) = chain.on_request(head, &mut visit).await;
+        request.effects.add(visit.take_effects());
         request.plugin_time += self.units.clock.now().duration_since(began);
         match outcome {
             Outcome::Continue(mut operations) => {
@@ -251,7 +256,11 @@ impl RequestPath {
         let now = self.units.clock.now();
         let snapshot = Arc::clone(&request.snapshot);
         let route = request.matched.as_ref().and_then(|matched| snapshot.routes.get(matched.index()));
-        let Some((route, cluster)) = route.and_then(|route| Some((route, route.cluster.as_ref()?))) else {
+        let cluster = match request.effects.upstream() {
+            Some(chosen) => snapshot.detours.get(chosen),
+            None => route.and_then(|route| route.cluster.as_ref()),
+        };
+        let Some((route, cluster)) = route.zip(cluster) else {
             return Err(Refusal::new(Reason::Internal).internal("a request without a route that has an upstream"));
         };
         let is_shown = route.policy.as_ref().is_none_or(|policy| policy.is_met_by(request.proof.as_ref()))
@@ -301,9 +310,10 @@ impl RequestPath {
     ) -> Result<(), Pending> {
         let Some(sent) = request.sent_head.clone() else { return Ok(()) };
         let head = ResponseHead { status: header.status, headers: header.headers.clone() };
-        let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request)));
+        let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request, None)));
         let began = self.units.clock.now();
         let (head, outcome) = chain.on_response(sent, head, &mut visit).await;
+        request.effects.add(visit.take_effects());
         request.plugin_time += self.units.clock.now().duration_since(began);
         match outcome {
             Outcome::Continue(operations) => {

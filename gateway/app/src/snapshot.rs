@@ -32,6 +32,8 @@ pub(crate) struct Snapshot {
     pub(crate) token_parameters: TokenParameters,
     pub(crate) tracing: Tracing,
     pub(crate) access_log: AccessLog,
+    /// Upstreams that a plugin may choose in place of a route's own.
+    pub(crate) detours: HashMap<UpstreamName, Arc<Cluster>>,
     tenant_chains: HashMap<TenantId, Arc<Chain>>,
     default_chain: Arc<Chain>,
 }
@@ -64,6 +66,7 @@ impl Snapshot {
             token_parameters: TokenParameters::default(),
             tracing: Tracing::new(&TraceConfig::default(), random),
             access_log: AccessLog::off(),
+            detours: HashMap::new(),
             tenant_chains: HashMap::new(),
             default_chain: Arc::default(),
         })
@@ -122,6 +125,8 @@ pub(crate) async fn prepare(units: &Units, config: Config) -> Result<Ready, Vec<
             tenant_chains.insert(tenant.clone(), chain_of(names, &at).unwrap_or_default());
         }
     }
+    let granted = config.plugins.values().flat_map(|plugin| &plugin.grants.upstreams);
+    let detours = granted.filter_map(|name| Some((name.clone(), upstream.cluster(name)?))).collect();
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -132,6 +137,7 @@ pub(crate) async fn prepare(units: &Units, config: Config) -> Result<Ready, Vec<
         token_parameters: auth.token_parameters(),
         tracing: Tracing::new(&config.telemetry.trace, Arc::clone(&units.random)),
         access_log,
+        detours,
         tenant_chains,
         default_chain,
     };

@@ -33,6 +33,10 @@ tenants:
   overrides: { acme: { rate: { requests: 1000 }, concurrency: 100 } }
 plugins:
   region: { component: region.wasm, config: { region: eu-1 } }
+  teller:
+    component: probe.wasm
+    grants: { identity: true, connection: true, clock: true, random: true, metrics: true, tags: true, upstreams: [origin] }
+    config: { act: [count hits 1, level depth 1, tag plan gold] }
 telemetry: { access_log: { format: json, output: access.log, query: true, subject: true } }
 upstreams:
   origin: { endpoints: ['@origin@'], health: { path: /healthz } }
@@ -41,7 +45,7 @@ routes:
   - name: orders
     match: { path: '/orders/*', query: { q: { exact: '1' } }, headers: { x-one: { exact: '1' } } }
     auth: { issuer: corp, claims_to_headers: { x-sub: sub } }
-    plugins: [region]
+    plugins: [region, teller]
     rewrite: { path: /renamed, request_headers: { set: { x-set: '1' } } }
     cors: { origins: ['https://app.example'] }
     upstream: origin
@@ -57,6 +61,7 @@ async fn world() -> World {
     let edge = gateway()
         .config(CONFIG)
         .file("region.wasm", include_bytes!("../../../plugins/prebuilt/add_region_rust.wasm"))
+        .file("probe.wasm", include_bytes!("../../../plugins/prebuilt/probe.wasm"))
         .file("edge.crt", leaf.chain_pem())
         .file("edge.key", leaf.key_pem())
         .file("secret", "s3cret")

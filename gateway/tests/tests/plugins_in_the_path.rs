@@ -7,6 +7,7 @@ use sluice_testkit::{Gateway, GatewayBuilder, Metrics, Origin, client, gateway, 
 
 const RUST: &[u8] = include_bytes!("../../../plugins/prebuilt/add_region_rust.wasm");
 const ASSEMBLYSCRIPT: &[u8] = include_bytes!("../../../plugins/prebuilt/add_region_as.wasm");
+const PROBE: &[u8] = include_bytes!("../../../plugins/prebuilt/probe.wasm");
 const HOSTILE: &[u8] = include_bytes!("../../../plugins/prebuilt/hostile.wasm");
 
 fn world(config: &str, origin: &Origin) -> GatewayBuilder {
@@ -15,6 +16,7 @@ fn world(config: &str, origin: &Origin) -> GatewayBuilder {
         .file("rust.wasm", RUST)
         .file("as.wasm", ASSEMBLYSCRIPT)
         .file("hostile.wasm", HOSTILE)
+        .file("probe.wasm", PROBE)
         .set("origin", origin.address())
 }
 
@@ -95,6 +97,73 @@ routes:
     let other = ask("/any", "initech", "x-acme-blocks").await;
     assert_eq!((other.status.as_u16(), other.header("x-region")), (200, None), "nobody's plugins but their own");
     edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_plugin_chooses_the_upstream_by_what_the_token_says_and_leaves_a_tag() {
+    let (grey, green, corp) = (origin().run().await, origin().run().await, issuer().run().await);
+    let all = "{ identity: true, connection: true, clock: true, random: true, metrics: true, tags: true, upstreams: [green] }";
+    let config = format!(
+        "
+telemetry: {{ access_log: {{ format: json, output: '@dir@/access.log' }} }}
+issuers: {{ corp: {{ issuer: '@corp@', audiences: [edge], jwks: {{ url: '@jwks@' }} }} }}
+plugins:
+  teller:
+    component: probe.wasm
+    grants: {all}
+    config: {{ ask: [identity.subject, identity.issuer, 'claim:plan', connection.client, connection.round-trip, routing.upstream] }}
+  chooser:
+    component: probe.wasm
+    grants: {all}
+    config: {{ act: [choose green, tag plan gold, count chosen 1] }}
+upstreams:
+  grey: {{ endpoints: ['@origin@'] }}
+  green: {{ endpoints: ['@green@'] }}
+routes:
+  - {{ name: told, match: {{ path: '/told' }}, auth: {{ issuer: corp }}, plugins: [teller], upstream: grey }}
+  - {{ name: chosen, match: {{ path: '/chosen' }}, auth: {{ issuer: corp }}, plugins: [chooser], upstream: grey }}
+"
+    );
+    let edge = world(&config, &grey).set("corp", corp.name()).set("jwks", corp.jwks_url());
+    let edge = edge.set("green", green.address()).run().await;
+    let token = corp.token().subject("u-7").claim("plan", "gold").sign();
+    for client in [client(), client().http2()] {
+        assert_eq!(client.get(edge.url("/told")).bearer(&token).send().await.status, 200);
+        let told = grey.last();
+        let said = |question: &str| told.header(question).map(str::to_owned);
+        assert_eq!(said("x-identity-subject").as_deref(), Some("u-7"));
+        assert_eq!(said("x-identity-issuer").as_deref(), Some("corp"));
+        assert_eq!(said("x-claim-plan").as_deref(), Some("gold"));
+        assert_eq!(said("x-connection-client").as_deref(), Some("127.0.0.1"));
+        assert_eq!(said("x-routing-upstream").as_deref(), Some("grey"));
+        let round_trip: u32 = said("x-connection-round-trip").unwrap().parse().expect("microseconds");
+        assert!((1..1_000_000).contains(&round_trip), "{round_trip}");
+    }
+    let before = grey.count();
+    assert_eq!(client().get(edge.url("/chosen")).bearer(&token).send().await.status, 200);
+    assert_eq!((grey.count(), green.count()), (before, 1), "it went where the plugin sent it");
+    let metrics = edge.metrics().await;
+    assert_eq!(metrics.value("sluice_plugin_count_total", &[("plugin", "chooser"), ("name", "chosen")]), 1.0);
+    let log = edge.folder().join("access.log");
+    edge.stop().await;
+    let record: serde_json::Value = serde_json::from_str(
+        std::fs::read_to_string(log).unwrap().lines().find(|line| line.contains("/chosen")).unwrap(),
+    )
+    .unwrap();
+    assert_eq!((&record["upstream.name"], &record["tags"]["plan"]), (&"green".into(), &"gold".into()));
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_cannot_be_granted() {
+    let origin = origin().run().await;
+    let config = "
+plugins: { p: { component: rust.wasm, grants: { upstreams: [blu] } } }
+upstreams: { blue: { endpoints: ['@origin@'] } }
+routes: [ { name: all, match: { path: '/*' }, plugins: [p], upstream: blue } ]
+";
+    let refused = world(config, &origin).run_to_refusal().await;
+    assert!(refused.stderr.contains("plugins.p.grants.upstreams[0]"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("did you mean \"blue\"?"), "{}", refused.stderr);
 }
 
 /// What each misbehaviour is counted as.

@@ -20,6 +20,11 @@ pub trait Clock: Debug + Send + Sync + 'static {
 
     /// Whole seconds since the Unix epoch: for what tokens and certificates say.
     fn unix_seconds(&self) -> u64;
+
+    /// Time since the Unix epoch, as finely as the clock tells it.
+    fn since_epoch(&self) -> Duration {
+        Duration::from_secs(self.unix_seconds())
+    }
 }
 
 /// The machine's clock.
@@ -54,7 +59,11 @@ impl Clock for SystemClock {
 
     fn unix_seconds(&self) -> u64 {
         // A clock before 1970 reads as 0: every token is then "not valid yet" or expired far ahead, never wrongly good.
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        self.since_epoch().as_secs()
+    }
+
+    fn since_epoch(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }
 
@@ -91,6 +100,10 @@ impl Clock for ManualClock {
     fn unix_seconds(&self) -> u64 {
         self.unix_start + self.passed().as_secs()
     }
+
+    fn since_epoch(&self) -> Duration {
+        Duration::from_secs(self.unix_start) + self.passed()
+    }
 }
 
 /// Chance, for jitter and balancing; not for secrets.
@@ -113,6 +126,31 @@ impl Random for SystemRandom {
 
     fn bits128(&self) -> u128 {
         fastrand::u128(..)
+    }
+}
+
+/// Bytes that nobody can guess: for keys and for what plugins make of them.
+pub trait Entropy: Debug + Send + Sync + 'static {
+    /// Fills `bytes`. False where the machine has none to give, which then holds nothing of use.
+    fn fill(&self, bytes: &mut [u8]) -> bool;
+}
+
+/// The operating system's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, bytes: &mut [u8]) -> bool {
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+                Ok(0) => return false,
+                Ok(more) => filled += more,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+        true
     }
 }
 

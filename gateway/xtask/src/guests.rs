@@ -24,14 +24,15 @@ struct RustGuest {
     folder: &'static str,
 }
 
-const RUST_GUESTS: [RustGuest; 2] = [
+const RUST_GUESTS: [RustGuest; 3] = [
     RustGuest { package: "add-region-rust", folder: "plugins/examples/add-region-rust" },
     RustGuest { package: "hostile", folder: "plugins/hostile" },
+    RustGuest { package: "probe", folder: "plugins/probe" },
 ];
 
 /// What every guest in Rust is built of, beside its own folder.
 const RUST_SOURCES: [&str; 5] =
-    ["plugins/Cargo.lock", "plugins/Cargo.toml", "plugins/sdk/Cargo.toml", "plugins/sdk/src", "wit/plugin.wit"];
+    ["plugins/Cargo.lock", "plugins/Cargo.toml", "plugins/sdk/Cargo.toml", "plugins/sdk/src", "wit"];
 
 const SCRIPT_FOLDER: &str = "plugins/examples/add-region-as";
 const SCRIPT_RESULT: &str = "add_region_as.wasm";
@@ -40,7 +41,7 @@ const SCRIPT_SOURCES: [&str; 5] = [
     "plugins/examples/add-region-as/build.mjs",
     "plugins/examples/add-region-as/package-lock.json",
     "plugins/examples/add-region-as/package.json",
-    "wit/plugin.wit",
+    "wit",
 ];
 
 impl RustGuest {

@@ -14,10 +14,10 @@ const here = dirname(fileURLToPath(import.meta.url));
 const out = resolve(process.argv[2] ?? join(here, "build/add_region_as.wasm"));
 
 const NAMES = {
-  onRequestHeaders: "sluice:plugin/request-headers@1.0.0#on-request-headers",
-  afterRequestHeaders: "cabi_post_sluice:plugin/request-headers@1.0.0#on-request-headers",
-  onResponseHeaders: "sluice:plugin/response-headers@1.0.0#on-response-headers",
-  afterResponseHeaders: "cabi_post_sluice:plugin/response-headers@1.0.0#on-response-headers",
+  onRequestHeaders: "sluice:plugin/request-headers@1.1.0#on-request-headers",
+  afterRequestHeaders: "cabi_post_sluice:plugin/request-headers@1.1.0#on-request-headers",
+  onResponseHeaders: "sluice:plugin/response-headers@1.1.0#on-response-headers",
+  afterResponseHeaders: "cabi_post_sluice:plugin/response-headers@1.1.0#on-response-headers",
 };
 
 /** The core module, as AssemblyScript's compiler makes it. */
@@ -59,7 +59,11 @@ function renamed(core) {
   return binary;
 }
 
-const witSource = readFileSync(join(here, "../../../wit/plugin.wit"), "utf8");
+// One package in several files; the tool takes one text, with one `package` line.
+const texts = ["plugin.wit", "bodies.wit", "capabilities.wit"].map((file) =>
+  readFileSync(join(here, "../../../wit", file), "utf8"),
+);
+const witSource = texts.map((text, index) => (index === 0 ? text : text.replace(/^package .*;$/m, ""))).join("\n");
 const embedded = await componentEmbed({ binary: renamed(await compile()), witSource, world: "on-both" });
 const component = await componentNew(embedded);
 mkdirSync(dirname(out), { recursive: true });

@@ -28,16 +28,24 @@
 //! as a panic does; the operator's configuration says whether the request is then refused or goes on without the plugin.
 //!
 //! In reading order: what a phase decides ([`Action`]), what it sees and changes ([`Request`], [`SentRequest`],
-//! [`Response`]), its configuration ([`config`]), the log ([`log`]), the phases and [`export!`]. Memory is served by a
-//! small allocator of this crate's own; the feature `allocator`, on by default, turns it off.
+//! [`Response`]), its configuration ([`config`]), the log ([`log`]), the phases and [`export!`]; then what an operator may
+//! grant: [`identity`], [`connection`], [`clock`], [`random`], [`metrics`], [`tags`], [`routing`]. A plugin that uses one of
+//! these and was not granted it is refused when it is loaded. Memory is served by a small allocator of this crate's own; the feature `allocator`, on by default, turns it off.
 
 mod action;
+pub mod clock;
 pub mod config;
+pub mod connection;
 #[cfg(any(test, all(target_arch = "wasm32", feature = "allocator")))]
 mod heap;
+pub mod identity;
 pub mod log;
 mod message;
+pub mod metrics;
 mod phase;
+pub mod random;
+pub mod routing;
+pub mod tags;
 
 pub use action::{Action, Answer, Refusal};
 pub use message::{HeaderFault, Request, Response, SentRequest};
@@ -53,6 +61,10 @@ pub mod bindings {
         wit_bindgen::generate!({ path: "../../wit", world: "host" });
     }
 
+    pub mod granted {
+        wit_bindgen::generate!({ path: "../../wit", world: "granted" });
+    }
+
     pub mod on_request {
         wit_bindgen::generate!({
             path: "../../wit",
@@ -61,12 +73,12 @@ pub mod bindings {
             export_macro_name: "export_on_request",
             default_bindings_module: "sluice_plugin_sdk::bindings::on_request",
             with: {
-                "sluice:plugin/actions@1.0.0": super::host::sluice::plugin::actions,
-                "sluice:plugin/fields@1.0.0": super::host::sluice::plugin::fields,
-                "sluice:plugin/configuration@1.0.0": super::host::sluice::plugin::configuration,
-                "sluice:plugin/log@1.0.0": super::host::sluice::plugin::log,
-                "sluice:plugin/request@1.0.0": super::host::sluice::plugin::request,
-                "sluice:plugin/response@1.0.0": super::host::sluice::plugin::response,
+                "sluice:plugin/actions@1.1.0": super::host::sluice::plugin::actions,
+                "sluice:plugin/fields@1.1.0": super::host::sluice::plugin::fields,
+                "sluice:plugin/configuration@1.1.0": super::host::sluice::plugin::configuration,
+                "sluice:plugin/log@1.1.0": super::host::sluice::plugin::log,
+                "sluice:plugin/request@1.1.0": super::host::sluice::plugin::request,
+                "sluice:plugin/response@1.1.0": super::host::sluice::plugin::response,
             },
         });
     }
@@ -79,12 +91,12 @@ pub mod bindings {
             export_macro_name: "export_on_response",
             default_bindings_module: "sluice_plugin_sdk::bindings::on_response",
             with: {
-                "sluice:plugin/actions@1.0.0": super::host::sluice::plugin::actions,
-                "sluice:plugin/fields@1.0.0": super::host::sluice::plugin::fields,
-                "sluice:plugin/configuration@1.0.0": super::host::sluice::plugin::configuration,
-                "sluice:plugin/log@1.0.0": super::host::sluice::plugin::log,
-                "sluice:plugin/request@1.0.0": super::host::sluice::plugin::request,
-                "sluice:plugin/response@1.0.0": super::host::sluice::plugin::response,
+                "sluice:plugin/actions@1.1.0": super::host::sluice::plugin::actions,
+                "sluice:plugin/fields@1.1.0": super::host::sluice::plugin::fields,
+                "sluice:plugin/configuration@1.1.0": super::host::sluice::plugin::configuration,
+                "sluice:plugin/log@1.1.0": super::host::sluice::plugin::log,
+                "sluice:plugin/request@1.1.0": super::host::sluice::plugin::request,
+                "sluice:plugin/response@1.1.0": super::host::sluice::plugin::response,
             },
         });
     }

@@ -3,11 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use std::time::Instant;
+
 use http::StatusCode;
-use sluice_vocabulary::PluginName;
+use sluice_vocabulary::clock::{Clock, Entropy};
+use sluice_vocabulary::{PluginName, UpstreamName};
 
 use crate::config::Told;
+use crate::counts::Counts;
 use crate::edits::Edits;
+use crate::effects::Effects;
 use crate::failure::Misuse;
 use crate::limits::Bounds;
 use crate::message::{RequestHead, ResponseHead, Who};
@@ -40,12 +45,25 @@ impl fmt::Display for Phase {
     }
 }
 
+/// What all plugins share.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    /// Where the plugins' monotonic clock begins.
+    pub(crate) began: Instant,
+}
+
 /// What all calls of one plugin share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) name: PluginName,
     pub(crate) told: Told,
     pub(crate) metrics: PluginMetrics,
+    pub(crate) host: Arc<Ports>,
+    pub(crate) counts: Arc<Counts>,
+    /// The upstreams that it may choose.
+    pub(crate) upstreams: Vec<UpstreamName>,
 }
 
 /// The message that the phase is about, with the changes it has asked for.
@@ -59,6 +77,19 @@ impl Subject {
     /// Nobody's message, for an instance that runs no phase.
     pub(crate) fn none() -> Self {
         Self::Request { head: RequestHead::none(), edits: Edits::default() }
+    }
+
+    /// What was asked for beside changes of the message.
+    pub(crate) const fn effects(&self) -> &Effects {
+        match self {
+            Self::Request { edits, .. } | Self::Response { edits, .. } => &edits.effects,
+        }
+    }
+
+    pub(crate) const fn effects_mut(&mut self) -> &mut Effects {
+        match self {
+            Self::Request { edits, .. } | Self::Response { edits, .. } => &mut edits.effects,
+        }
     }
 
     pub(crate) const fn phase(&self) -> Phase {

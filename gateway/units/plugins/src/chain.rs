@@ -27,7 +27,10 @@ const SAME_SUBJECT: &str = "a call hands back the subject it was given";
 
 /// What one plugin came to.
 enum Step {
-    Next,
+    /// On to the next, with its changes made.
+    Succeeded,
+    /// On to the next, as if it were not there.
+    Skipped,
     Ends(Outcome),
 }
 
@@ -55,6 +58,11 @@ impl Chain {
         !self.response.is_empty()
     }
 
+    /// Whether a plugin may ask for the connection's round trip: if not, spare asking the kernel.
+    pub fn asks_for_round_trip(&self) -> bool {
+        self.request.iter().chain(&self.response).any(|plugin| plugin.config.grants.connection)
+    }
+
     /// Calls the request phase of each plugin in turn, until one answers, refuses, or fails and may not be skipped.
     ///
     /// The head comes back in every case. If the future is dropped (the client is gone) the guest is ended where it is.
@@ -62,13 +70,14 @@ impl Chain {
         let mut operations = Operations::new();
         for plugin in &self.request {
             let (subject, result) = plugin.call(Subject::Request { head, edits: Edits::default() }, visit).await;
-            let Subject::Request { head: back, edits } = subject else { unreachable!("{SAME_SUBJECT}") };
+            let Subject::Request { head: back, mut edits } = subject else { unreachable!("{SAME_SUBJECT}") };
             head = back;
+            let effects = std::mem::take(&mut edits.effects);
             let applied = |made: &mut Operations| extend(made, edits.apply(&mut head.headers));
-            if let Step::Ends(outcome) =
-                step(plugin, Phase::RequestHeaders, result, &visit.who, || applied(&mut operations))
-            {
-                return (head, outcome);
+            match step(plugin, Phase::RequestHeaders, result, &visit.who, || applied(&mut operations)) {
+                Step::Succeeded => visit.add_effects(effects),
+                Step::Skipped => {}
+                Step::Ends(outcome) => return (head, outcome),
             }
         }
         (head, Outcome::Continue(operations))
@@ -88,16 +97,19 @@ impl Chain {
             let subject =
                 Subject::Response { request: Arc::clone(&request), head, edits: Edits::default(), status: None };
             let (subject, result) = plugin.call(subject, visit).await;
-            let Subject::Response { head: back, edits, status, .. } = subject else { unreachable!("{SAME_SUBJECT}") };
+            let Subject::Response { head: back, mut edits, status, .. } = subject else {
+                unreachable!("{SAME_SUBJECT}")
+            };
             head = back;
+            let effects = std::mem::take(&mut edits.effects);
             let applied = |made: &mut Operations| {
                 head.status = status.unwrap_or(head.status);
                 extend(made, edits.apply(&mut head.headers))
             };
-            if let Step::Ends(outcome) =
-                step(plugin, Phase::ResponseHeaders, result, &visit.who, || applied(&mut operations))
-            {
-                return (head, outcome);
+            match step(plugin, Phase::ResponseHeaders, result, &visit.who, || applied(&mut operations)) {
+                Step::Succeeded => visit.add_effects(effects),
+                Step::Skipped => {}
+                Step::Ends(outcome) => return (head, outcome),
             }
         }
         (head, Outcome::Continue(operations))
@@ -113,7 +125,7 @@ fn step(
     apply: impl FnOnce() -> Result<(), Failure>,
 ) -> Step {
     let decided = result.and_then(|action| match action {
-        Action::Continue => apply().map(|()| Step::Next),
+        Action::Continue => apply().map(|()| Step::Succeeded),
         Action::Answer(given) => answer::checked(given).map(|answer| Step::Ends(Outcome::Answer(answer))),
         Action::Refuse(refusal) => {
             Ok(Step::Ends(Outcome::Refuse(answer::refusal(plugin.shared.name.as_str(), refusal))))
@@ -122,7 +134,7 @@ fn step(
     decided.unwrap_or_else(|failure| {
         plugin.failed(phase, &failure, who);
         if plugin.skips_on_failure() {
-            return Step::Next;
+            return Step::Skipped;
         }
         let reason = if failure.kind() == Kind::Overloaded { Reason::PluginOverloaded } else { Reason::PluginFailed };
         let internal = format!("plugin {} in {phase}: {failure}", plugin.shared.name);

@@ -1,9 +1,13 @@
-//! A component, compiled and checked: what it imports is offered, and it exports a phase.
+//! A component, compiled and checked: what it imports is offered and granted, and it exports a phase.
 
-use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, types::ComponentItem};
+use std::sync::Arc;
+
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, types::ComponentItem};
 
 use crate::call::{Call, Phase};
-use crate::contract::{MAJOR_VERSION, OFFERED, PACKAGE};
+use crate::contract::{MAJOR_VERSION, OFFERED, PACKAGE, VERSION};
+use crate::grants::{Capability, Granted};
+use crate::linking::linker;
 
 /// The largest component that is loaded. The largest known guests, which carry a whole interpreter, are 18 MB.
 pub(crate) const LARGEST: u64 = 64 * 1024 * 1024;
@@ -25,6 +29,8 @@ pub(crate) enum Refused {
     Invalid(String),
     #[error("imports {0}")]
     Imports(String),
+    #[error("imports {0}, not granted to it")]
+    NotGranted(String),
     #[error("exports {0}, a phase that this gateway does not know")]
     UnknownPhase(String),
     #[error("exports no phase of {PACKAGE}@{MAJOR_VERSION}: found {0}")]
@@ -44,6 +50,7 @@ impl Refused {
             Self::NoPhase(_) => {
                 Some("export sluice:plugin/request-headers or sluice:plugin/response-headers (see wit/)")
             }
+            Self::NotGranted(_) => Some("grant it, if it is meant to have that, or build it without"),
             Self::Memory { .. } => Some("raise limits.memory"),
             _ => None,
         }
@@ -54,6 +61,7 @@ impl Refused {
         match self {
             Self::WrongDigest { .. } => "sha256",
             Self::Memory { .. } => "limits",
+            Self::NotGranted(_) => "grants",
             _ => "component",
         }
     }
@@ -62,6 +70,8 @@ impl Refused {
 /// A component that can be called.
 pub(crate) struct Checked {
     pub(crate) instance_pre: InstancePre<Call>,
+    /// What it was linked with: another plugin may have the same component and other grants.
+    granted: Granted,
     /// Where each phase's function is, for those that are exported.
     functions: [Option<ComponentExportIndex>; Phase::ALL.len()],
     pub(crate) sha256: [u8; 32],
@@ -75,7 +85,7 @@ impl Checked {
     /// never on a thread that serves.
     pub(crate) fn new(
         engine: &wasmtime::Engine,
-        linker: &Linker<Call>,
+        granted: Granted,
         bytes: &[u8],
         sha256: [u8; 32],
     ) -> Result<Self, Refused> {
@@ -89,14 +99,24 @@ impl Checked {
             }
         }
         let component = Component::from_binary(engine, bytes).map_err(invalid)?;
-        check_imports(engine, &component)?;
-        let instance_pre = linker.instantiate_pre(&component).map_err(invalid)?;
+        let instance_pre = linked(engine, &component, granted)?;
         let phases = exported_phases(engine, &component)?;
         let mut functions = [None; Phase::ALL.len()];
         for phase in phases {
             functions[phase as usize] = Some(function_of(&component, phase)?);
         }
-        Ok(Self { functions, initial_memory: initial_memory(&component), instance_pre, sha256, bytes: bytes.len() })
+        let initial_memory = initial_memory(&component);
+        Ok(Self { functions, initial_memory, instance_pre, granted, sha256, bytes: bytes.len() })
+    }
+
+    /// The same component with these grants; nothing is compiled again.
+    pub(crate) fn with(self: Arc<Self>, engine: &wasmtime::Engine, granted: Granted) -> Result<Arc<Self>, Refused> {
+        if self.granted == granted {
+            return Ok(self);
+        }
+        let instance_pre = linked(engine, self.instance_pre.component(), granted)?;
+        let Self { functions, sha256, bytes, initial_memory, .. } = *self;
+        Ok(Arc::new(Self { instance_pre, granted, functions, sha256, bytes, initial_memory }))
     }
 
     /// The phases it is called for.
@@ -134,22 +154,42 @@ fn invalid(error: wasmtime::Error) -> Refused {
     Refused::Invalid(format!("{error:#}").replace('\n', " "))
 }
 
-/// Every import must be one that we offer; all that are not are named at once.
-fn check_imports(engine: &wasmtime::Engine, component: &Component) -> Result<(), Refused> {
-    let component_type = component.component_type();
-    let unknown: Vec<String> = component_type
-        .imports(engine)
-        .map(|(name, _)| name)
-        .filter(|name| !is_offered(name))
-        .map(|name| format!("{name}, which is not offered to plugins"))
-        .collect();
-    if unknown.is_empty() { Ok(()) } else { Err(Refused::Imports(unknown.join("; "))) }
+/// The component with its imports, each of which must be offered and, where need be, granted.
+fn linked(engine: &wasmtime::Engine, component: &Component, granted: Granted) -> Result<InstancePre<Call>, Refused> {
+    check_imports(engine, component, granted)?;
+    linker(engine, granted).and_then(|linker| linker.instantiate_pre(component)).map_err(invalid)
 }
 
-fn is_offered(import: &str) -> bool {
-    of_our_package(import).is_some_and(|(interface, version)| {
-        OFFERED.contains(&interface) && version.split('.').next() == Some(MAJOR_VERSION)
-    })
+/// Every import must be one that we offer, and that was granted where it needs to be; all that are not are named at once.
+fn check_imports(engine: &wasmtime::Engine, component: &Component, granted: Granted) -> Result<(), Refused> {
+    let component_type = component.component_type();
+    let mut unknown = Vec::new();
+    let mut lacking = Vec::new();
+    for (name, _) in component_type.imports(engine) {
+        match of_our_package(name) {
+            Some((interface, version)) if is_our_version(version) => {
+                if let Some(capability) = Capability::of_interface(interface) {
+                    if !granted.has(capability) {
+                        lacking.push(format!("{name} (grants: {{ {} }})", capability.grant()));
+                    }
+                } else if !OFFERED.contains(&interface) {
+                    unknown.push(format!("{name}, which is not offered to plugins"));
+                }
+            }
+            _ => unknown.push(format!("{name}, which is not offered to plugins")),
+        }
+    }
+    match (unknown.is_empty(), lacking.is_empty()) {
+        (false, _) => Err(Refused::Imports(unknown.join("; "))),
+        (true, false) => Err(Refused::NotGranted(lacking.join("; "))),
+        (true, true) => Ok(()),
+    }
+}
+
+/// Whether a component of that version of the contract runs here. One that uses what only a later version has imports a
+/// function that is not there, and is refused for that.
+fn is_our_version(version: &str) -> bool {
+    version.split('.').next() == Some(MAJOR_VERSION)
 }
 
 /// The interface and version of a name in our package: `sluice:plugin/request@1.0.0`.
@@ -159,7 +199,8 @@ fn of_our_package(name: &str) -> Option<(&str, &str)> {
 
 /// The function behind a phase's interface. Found by name here, so that no call has to.
 fn function_of(component: &Component, phase: Phase) -> Result<ComponentExportIndex, Refused> {
-    let interface = format!("{PACKAGE}/{phase}@{MAJOR_VERSION}.0.0");
+    // The engine finds what an earlier minor version exports under the name of this one.
+    let interface = format!("{PACKAGE}/{phase}@{VERSION}");
     let name = format!("on-{phase}");
     component
         .get_export_index(None, &interface)
@@ -174,7 +215,7 @@ fn exported_phases(engine: &wasmtime::Engine, component: &Component) -> Result<V
     let mut others = Vec::new();
     for (name, export) in component_type.exports(engine) {
         let known = of_our_package(name)
-            .filter(|(_, version)| version.split('.').next() == Some(MAJOR_VERSION))
+            .filter(|(_, version)| is_our_version(version))
             .and_then(|(interface, _)| Phase::ALL.into_iter().find(|phase| phase.as_str() == interface));
         match known {
             Some(phase) => phases.push(phase),

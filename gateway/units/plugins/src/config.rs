@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::{Faults, Path, PluginName};
 
+use crate::grants::Grants;
+
 /// The most memory that one plugin may be given. The sandbox's slots are laid out for it.
 pub(crate) const MOST_MEMORY: ByteSize = ByteSize::mib(256);
 /// The least: one page of WebAssembly.
@@ -38,6 +40,9 @@ pub struct PluginConfig {
     /// be there to keep requests out.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// What the plugin may use beside the message it is called for. Default: nothing.
+    #[serde(default, skip_serializing_if = "Grants::is_empty")]
+    pub grants: Grants,
     /// What the plugin is told, in whatever shape it asks for. Default: nothing.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub config: serde_json::Value,
@@ -106,6 +111,7 @@ impl PluginConfig {
             sha256: None,
             limits: Limits::default(),
             on_failure: OnFailure::default(),
+            grants: Grants::default(),
             config: serde_json::Value::Null,
         }
     }
@@ -133,6 +139,7 @@ impl PluginConfig {
             }
         }
         self.limits.validate(&at.key("limits"), faults);
+        self.grants.validate(&at.key("grants"), faults);
         let config_bytes = self.config.to_string().len();
         if config_bytes > MOST_CONFIG_BYTES {
             faults.error(
@@ -311,9 +318,9 @@ mod tests {
 
     #[test]
     fn a_key_that_does_nothing_is_not_accepted() {
-        let unknown = serde_json::json!({ "component": "p.wasm", "grants": { "http": [] } });
+        let unknown = serde_json::json!({ "component": "p.wasm", "grant": { "clock": true } });
         assert!(
-            serde_json::from_value::<PluginConfig>(unknown).unwrap_err().to_string().contains("unknown field `grants`")
+            serde_json::from_value::<PluginConfig>(unknown).unwrap_err().to_string().contains("unknown field `grant`")
         );
     }
 
@@ -322,7 +329,7 @@ mod tests {
         let schema = serde_json::to_value(schemars::schema_for!(PluginConfig)).unwrap();
         let limits = &schema["$defs"]["Limits"];
         for (keys, expected) in [
-            (&schema["properties"], &["component", "sha256", "limits", "on_failure", "config"][..]),
+            (&schema["properties"], &["component", "sha256", "limits", "on_failure", "grants", "config"][..]),
             (&limits["properties"], &["memory", "deadline"]),
         ] {
             let keys = keys.as_object().unwrap();
@@ -339,7 +346,7 @@ mod tests {
     fn what_is_written_reads_back_the_same() {
         let written = serde_json::json!({
             "component": "p.wasm", "sha256": "0".repeat(64), "limits": { "memory": "2MiB", "deadline": "7ms" },
-            "on_failure": "skip", "config": { "region": "eu-1" }
+            "on_failure": "skip", "grants": { "clock": true, "upstreams": ["a"] }, "config": { "region": "eu-1" }
         });
         let plugin: PluginConfig = serde_json::from_value(written.clone()).unwrap();
         assert_eq!(serde_json::to_value(plugin).unwrap(), written);

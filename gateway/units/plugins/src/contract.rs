@@ -4,14 +4,18 @@
 
 wasmtime::component::bindgen!({
     path: "../../../wit",
-    world: "on-both",
+    world: "everything",
     imports: { default: trappable },
 });
 
-pub(crate) use sluice::plugin::{actions, configuration, fields, log, request, response};
+pub(crate) use sluice::plugin::{
+    actions, clock, configuration, connection, fields, identity, log, metrics, random, request, response, routing, tags,
+};
 
-/// Every interface that a plugin may import from us.
+/// Every interface that a plugin may import without a grant.
 pub(crate) const OFFERED: &[&str] = &["actions", "configuration", "fields", "log", "request", "response"];
 /// The package, and the major version whose components run here.
 pub(crate) const PACKAGE: &str = "sluice:plugin";
 pub(crate) const MAJOR_VERSION: &str = "1";
+/// The version that is spoken here.
+pub(crate) const VERSION: &str = "1.1.0";

@@ -7,6 +7,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::contract::fields::HeaderFault;
+use crate::effects::Effects;
 use crate::message::{HeaderOp, Operations};
 
 /// Changes that one phase may make.
@@ -35,6 +36,8 @@ pub(crate) enum TooMuch {
 pub(crate) struct Edits {
     operations: Operations,
     bytes: usize,
+    /// What was asked for beside the header.
+    pub(crate) effects: Effects,
 }
 
 impl Edits {

@@ -10,12 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
 
-use crate::call::Call;
 use crate::config::MOST_MEMORY;
-use crate::contract::OnBoth;
 use crate::failure::Failure;
 use crate::limits::MOST_TABLE_ELEMENTS;
 use crate::ticker::Pulse;
@@ -69,13 +66,6 @@ impl Sandbox {
             allocator,
             pulse,
         })
-    }
-
-    /// Host functions for every interface of the contract.
-    pub(crate) fn linker(&self) -> wasmtime::Result<Linker<Call>> {
-        let mut linker = Linker::new(&self.engine);
-        OnBoth::add_to_linker::<_, HasSelf<_>>(&mut linker, |call| call)?;
-        Ok(linker)
     }
 
     /// The right to one instance, waited for if need be, and the certainty that the deadline of its calls is watched.

@@ -118,6 +118,14 @@ fn place_of(backtrace: &wasmtime::WasmBacktrace) -> Option<String> {
 pub(crate) enum Misuse {
     #[error("the response was asked for before there is one")]
     NoResponse,
+    #[error("an upstream was chosen or asked for when the request was on its way already")]
+    TooLate,
+    #[error("{0} random bytes were asked for at once: expected at most 1024")]
+    TooMuchRandom(usize),
+    #[error("the machine has no random bytes to give")]
+    NoEntropy,
+    #[error("the connection is not known")]
+    NoConnection,
     #[error(transparent)]
     TooMuch(#[from] TooMuch),
 }

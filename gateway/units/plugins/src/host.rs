@@ -16,6 +16,8 @@ const MOST_LINES: u32 = 16;
 /// Bytes of one line.
 pub(crate) const LONGEST_LINE: usize = 1024;
 
+const LONGEST_METRIC_NAME: usize = 64;
+
 type Changed = wasmtime::Result<Result<(), HeaderFault>>;
 
 impl actions::Host for Call {}
@@ -193,6 +195,13 @@ impl Call {
             Subject::Response { edits, .. } => Ok(change(edits)?),
         }
     }
+}
+
+/// Whether it can name a metric, a label or a tag.
+pub(crate) fn is_metric_name(name: &str) -> bool {
+    name.len() <= LONGEST_METRIC_NAME
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// Whether a response of this status may have a body (RFC 9110 6.4.1).

@@ -19,13 +19,17 @@
 
 // What the operator writes, and what crosses between the application and a chain.
 mod config;
+mod grants;
 mod message;
 
 // The contract: its bindings, the changes a phase asks for, the state and host functions behind it, what it may hand back.
 mod contract;
 mod edits;
+mod effects;
 
 mod call;
+mod counts;
+mod granted;
 mod host;
 
 mod answer;
@@ -39,6 +43,7 @@ mod ticker;
 
 // From bytes to chains.
 mod component;
+mod linking;
 mod load;
 
 mod living;
@@ -53,6 +58,8 @@ mod unit;
 
 pub use chain::Chain;
 pub use config::{ComponentSource, Limits, OnFailure, PluginConfig, validate};
-pub use message::{Answer, HeaderOp, Operations, Outcome, RequestHead, ResponseHead, Who};
+pub use effects::Effects;
+pub use grants::Grants;
+pub use message::{Answer, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
 pub use unit::{Deps, Handle, Options, Prepared, SandboxUnavailable, Task, Unit};
 pub use visit::Visit;

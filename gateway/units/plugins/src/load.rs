@@ -12,9 +12,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use sluice_vocabulary::clock::Clock;
 use tokio::sync::mpsc;
-use wasmtime::component::Linker;
 
-use crate::call::Call;
 use crate::component::{Checked, LARGEST, Refused};
 use crate::config::{ComponentSource, PluginConfig};
 use sluice_vocabulary::histogram::DurationHistogram;
@@ -28,7 +26,6 @@ pub(crate) type Known = HashMap<[u8; 32], Arc<Checked>>;
 /// Makes components.
 pub(crate) struct Loader {
     pub(crate) engine: wasmtime::Engine,
-    pub(crate) linker: Linker<Call>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) compile_time: DurationHistogram,
 }
@@ -80,11 +77,12 @@ impl Loader {
             return Err(Refused::WrongDigest { found: hex::encode(sha256), expected: expected.to_ascii_lowercase() });
         }
         let already = known.lock().get(&sha256).cloned();
+        let granted = plugin.grants.granted();
         let component = match already {
-            Some(component) => component,
+            Some(component) => component.with(&self.engine, granted)?,
             None => {
                 let begun = self.clock.now();
-                let component = Arc::new(Checked::new(&self.engine, &self.linker, &bytes, sha256)?);
+                let component = Arc::new(Checked::new(&self.engine, granted, &bytes, sha256)?);
                 self.compile_time.observe(self.clock.now().saturating_duration_since(begun));
                 known.lock().insert(sha256, Arc::clone(&component));
                 component

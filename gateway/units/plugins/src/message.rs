@@ -1,11 +1,13 @@
 //! What crosses between the application and a chain: heads moved in and back, and what came of them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use sluice_vocabulary::request::Scheme;
-use sluice_vocabulary::{Refusal, TenantId};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use sluice_vocabulary::request::{Connection, Scheme};
+use sluice_vocabulary::{Identity, Refusal, TenantId, UpstreamName};
 use smallvec::SmallVec;
 
 /// A request's head, owned: it moves into a phase and back out without a copy.
@@ -48,13 +50,41 @@ pub struct ResponseHead {
     pub headers: HeaderMap,
 }
 
-/// Whose request it is: for the plugins' log lines.
+/// Whose request it is, and how it came: for the plugins' log lines, and for plugins that were granted more.
 #[derive(Debug, Clone)]
 pub struct Who {
     /// The request's id.
     pub request_id: Arc<str>,
     /// The tenant, where one is known.
     pub tenant: Option<TenantId>,
+    /// What its token says, where one was verified.
+    pub identity: Option<Arc<Identity>>,
+    /// The connection it came by; none where nobody knows, and who asks then fails.
+    pub link: Option<Link>,
+    /// Where it goes, if no plugin chooses otherwise.
+    pub upstream: Option<UpstreamName>,
+    /// Tags that it has already.
+    pub(crate) tags: usize,
+}
+
+/// The connection that a request came by.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// The connection itself.
+    pub connection: Arc<Connection>,
+    /// The client: behind trusted proxies, the one they vouch for.
+    pub client: IpAddr,
+    /// The version of HTTP that it speaks.
+    pub protocol: Version,
+    /// Its smoothed round trip, where the kernel tells and [a plugin may know](crate::Chain::asks_for_round_trip).
+    pub round_trip: Option<Duration>,
+}
+
+impl Who {
+    /// A request of which no more is known.
+    pub const fn new(request_id: Arc<str>, tenant: Option<TenantId>) -> Self {
+        Self { request_id, tenant, identity: None, link: None, upstream: None, tags: 0 }
+    }
 }
 
 /// What came of a chain.

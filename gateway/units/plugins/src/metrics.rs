@@ -12,6 +12,7 @@ use sluice_vocabulary::PluginName;
 use sluice_vocabulary::histogram::DurationHistogram;
 
 use crate::call::Phase;
+use crate::counts::{Counts, Families};
 use crate::failure::Kind;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,6 +41,8 @@ pub(crate) struct Metrics {
     guest_time: Family<OfPlugin, Counter<f64, AtomicU64>>,
     instances: Family<OfPlugin, Gauge>,
     log_lines_dropped: Family<OfPlugin, Counter>,
+    series_dropped: Family<OfPlugin, Counter>,
+    own: Families,
     pub(crate) loaded: Gauge,
     pub(crate) compile_time: DurationHistogram,
 }
@@ -53,6 +56,8 @@ impl Metrics {
             guest_time: Family::default(),
             instances: Family::default(),
             log_lines_dropped: Family::default(),
+            series_dropped: Family::default(),
+            own: Families::register(registry),
             loaded: Gauge::default(),
             compile_time: DurationHistogram::new(BOUNDS),
         };
@@ -75,6 +80,11 @@ impl Metrics {
             "log_lines_dropped",
             "Lines that plugins logged beyond what one phase may",
             metrics.log_lines_dropped.clone(),
+        );
+        registry.register(
+            "series_dropped",
+            "Counts of plugins' own that were dropped for want of room",
+            metrics.series_dropped.clone(),
         );
         registry.register("loaded", "Plugins loaded now", metrics.loaded.clone());
         registry.register_with_unit(
@@ -104,6 +114,12 @@ impl Metrics {
         }
     }
 
+    /// What a plugin counts itself.
+    pub(crate) fn counts(&self, name: &PluginName) -> Counts {
+        let dropped = self.series_dropped.get_or_create(&OfPlugin { plugin: name.as_str().to_owned() }).clone();
+        Counts::new(name.clone(), self.own.clone(), dropped)
+    }
+
     /// Forgets a plugin that is no longer configured.
     pub(crate) fn forget(&self, name: &PluginName) {
         let plugin = || name.as_str().to_owned();
@@ -119,6 +135,7 @@ impl Metrics {
         self.guest_time.remove(&labels);
         self.instances.remove(&labels);
         self.log_lines_dropped.remove(&labels);
+        self.series_dropped.remove(&labels);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The unit: what the application makes, runs, asks and reloads.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +9,16 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use sluice_vocabulary::clock::Clock;
+use sluice_vocabulary::clock::{Clock, Entropy};
 use sluice_vocabulary::ports::Inspect;
 use sluice_vocabulary::unit::{BoxFuture, Health, State, Stop};
 use sluice_vocabulary::{Fault, Path, PluginName};
 use tokio::sync::oneshot;
 
-use crate::call::{Phase, Shared};
+use crate::call::{Phase, Ports, Shared};
 use crate::chain::Chain;
 use crate::config::{PluginConfig, Told};
+use crate::counts::Counts;
 use crate::engine::Sandbox;
 use crate::failure::Kind;
 use crate::load::{Known, Loader};
@@ -29,6 +30,8 @@ use crate::plugin::Plugin;
 pub struct Deps {
     /// Time, for durations and for how often a failing plugin is spoken of. The sandbox's own ticks are the machine's.
     pub clock: Arc<dyn Clock>,
+    /// Random bytes, for plugins that are granted them.
+    pub entropy: Arc<dyn Entropy>,
 }
 
 /// How large the sandbox is: fixed while the process lives.
@@ -60,7 +63,7 @@ impl Unit {
     /// Makes the engine and its pool; starts nothing. Calls fail until the task runs, since nothing would bound them.
     ///
     /// Registers, without a prefix: `invocations`, `failures`, `duration_seconds`, `cpu_seconds`, `instances`,
-    /// `log_lines_dropped`, `loaded`, `compile_duration_seconds`.
+    /// `log_lines_dropped`, `loaded`, `compile_duration_seconds`, `count`, `gauge`, `series_dropped`.
     ///
     /// # Errors
     /// If the machine cannot run the engine at all.
@@ -72,7 +75,6 @@ impl Unit {
         let health = Health::new("plugins");
         let loader = Arc::new(Loader {
             engine: sandbox.engine.clone(),
-            linker: sandbox.linker().map_err(describe)?,
             clock: Arc::clone(&deps.clock),
             compile_time: metrics.compile_time.clone(),
         });
@@ -80,7 +82,7 @@ impl Unit {
             sandbox: Arc::clone(&sandbox),
             loader,
             metrics,
-            clock: deps.clock,
+            ports: Arc::new(Ports { began: deps.clock.now(), clock: deps.clock, entropy: deps.entropy }),
             loaded: ArcSwap::default(),
             named: Mutex::default(),
         };
@@ -99,11 +101,11 @@ struct Inner {
     sandbox: Arc<Sandbox>,
     loader: Arc<Loader>,
     metrics: Metrics,
-    clock: Arc<dyn Clock>,
+    ports: Arc<Ports>,
     /// What was committed last. Chains hold their plugins themselves; this is for reuse and for those who look.
     loaded: ArcSwap<Loaded>,
-    /// Names that have metrics, committed or not.
-    named: Mutex<HashSet<PluginName>>,
+    /// Names that have metrics, committed or not, and what their plugins count themselves.
+    named: Mutex<HashMap<PluginName, Arc<Counts>>>,
 }
 
 type Loaded = BTreeMap<PluginName, Arc<Plugin>>;
@@ -159,10 +161,11 @@ impl Handle {
     /// of them work before and after; calls that run on earlier ones end there.
     pub fn commit(&self, prepared: Prepared) {
         self.inner.metrics.loaded.set(i64::try_from(prepared.plugins.len()).unwrap_or(i64::MAX));
-        self.inner.named.lock().retain(|name| {
+        self.inner.named.lock().retain(|name, counts| {
             let stays = prepared.plugins.contains_key(name);
             if !stays {
                 self.inner.metrics.forget(name);
+                counts.forget();
             }
             stays
         });
@@ -183,10 +186,18 @@ impl Handle {
             phases = phases.join(","),
             "plugin loaded"
         );
-        self.inner.named.lock().insert(name.clone());
-        let shared =
-            Shared { name: name.clone(), told: Told::new(&config.config), metrics: self.inner.metrics.plugin(name) };
-        Plugin::new(shared, component, config.clone(), Arc::clone(&self.inner.sandbox), Arc::clone(&self.inner.clock))
+        let counts = || Arc::new(self.inner.metrics.counts(name));
+        let counts = Arc::clone(self.inner.named.lock().entry(name.clone()).or_insert_with(counts));
+        let shared = Shared {
+            name: name.clone(),
+            told: Told::new(&config.config),
+            metrics: self.inner.metrics.plugin(name),
+            host: Arc::clone(&self.inner.ports),
+            counts,
+            upstreams: config.grants.upstreams.clone(),
+        };
+        let clock = Arc::clone(&self.inner.ports.clock);
+        Plugin::new(shared, component, config.clone(), Arc::clone(&self.inner.sandbox), clock)
     }
 }
 
@@ -262,6 +273,7 @@ fn inspect_plugin(plugin: &Plugin) -> Value {
         "sha256": hex::encode(plugin.component.sha256),
         "bytes": plugin.component.bytes,
         "limits": plugin.config.limits,
+        "grants": plugin.config.grants,
         "on_failure": plugin.config.on_failure,
         "phases": phases,
         "failures": failures,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::effects::Effects;
 use crate::living::Living;
 use crate::message::Who;
 use crate::plugin::Plugin;
@@ -17,12 +18,30 @@ use crate::plugin::Plugin;
 pub struct Visit {
     pub(crate) who: Who,
     kept: SmallVec<[Living; 1]>,
+    effects: Effects,
 }
 
 impl Visit {
     /// The stay of a request that has met no plugin yet.
     pub fn new(who: Who) -> Self {
-        Self { who, kept: SmallVec::new() }
+        Self { who, kept: SmallVec::new(), effects: Effects::default() }
+    }
+
+    /// What plugins asked for beside changes of the header, since this was last asked.
+    pub fn take_effects(&mut self) -> Effects {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// A phase succeeded that asked for this.
+    pub(crate) fn add_effects(&mut self, effects: Effects) {
+        if effects == Effects::default() {
+            return;
+        }
+        if let Some(upstream) = effects.upstream() {
+            self.who.upstream = Some(upstream.clone());
+        }
+        self.who.tags += effects.tag_count();
+        self.effects.add(effects);
     }
 
     /// Keeps an instance for the next phase, if there is room.

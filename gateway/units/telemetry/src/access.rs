@@ -75,6 +75,9 @@ pub struct AccessRecord<'a> {
     /// What plugins took of it.
     #[serde(rename = "plugins_us", skip_serializing_if = "Option::is_none", serialize_with = "as_some_micros")]
     pub plugins: Option<Duration>,
+    /// What plugins said of it: names and values.
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_object")]
+    pub tags: &'a [(Box<str>, Box<str>)],
     /// The upstream it went to.
     #[serde(rename = "upstream.name", skip_serializing_if = "Option::is_none")]
     pub upstream: Option<&'a str>,
@@ -128,6 +131,7 @@ impl<'a> AccessRecord<'a> {
             bytes_out: 0,
             duration: Duration::ZERO,
             plugins: None,
+            tags: &[],
             upstream: None,
             endpoint: None,
             upstream_connect: None,
@@ -259,6 +263,10 @@ fn human(record: &AccessRecord<'_>, out: &mut Vec<u8>) {
             escaped(value, out);
         }
     }
+    for (name, value) in record.tags {
+        let _ = write!(out, " tags.{name}=");
+        escaped(value, out);
+    }
     if record.retries > 0 {
         let _ = write!(out, " retries={}", record.retries);
     }
@@ -279,6 +287,10 @@ fn as_micros<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok,
 
 fn as_some_micros<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     as_micros(&duration.unwrap_or_default(), serializer)
+}
+
+fn as_object<S: Serializer>(members: &[(Box<str>, Box<str>)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(members.iter().map(|(name, value)| (name, value)))
 }
 
 fn is_zero(count: &u32) -> bool {

@@ -8,19 +8,19 @@
 // literals.
 
 // @ts-ignore: decorators of AssemblyScript
-@external("sluice:plugin/configuration@1.0.0", "get")
+@external("sluice:plugin/configuration@1.1.0", "get")
 declare function configurationGet(key: usize, keyBytes: usize, result: usize): void;
 // @ts-ignore
-@external("sluice:plugin/request@1.0.0", "header-values")
+@external("sluice:plugin/request@1.1.0", "header-values")
 declare function requestHeaderValues(name: usize, nameBytes: usize, result: usize): void;
 // @ts-ignore
-@external("sluice:plugin/request@1.0.0", "set-header")
+@external("sluice:plugin/request@1.1.0", "set-header")
 declare function requestSetHeader(name: usize, nameBytes: usize, value: usize, valueBytes: usize, result: usize): void;
 // @ts-ignore
-@external("sluice:plugin/response@1.0.0", "set-header")
+@external("sluice:plugin/response@1.1.0", "set-header")
 declare function responseSetHeader(name: usize, nameBytes: usize, value: usize, valueBytes: usize, result: usize): void;
 // @ts-ignore
-@external("sluice:plugin/log@1.0.0", "write")
+@external("sluice:plugin/log@1.1.0", "write")
 declare function logWrite(level: i32, message: usize, messageBytes: usize): void;
 
 const LEVEL_ERROR: i32 = 3;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use sluice_plugins::{
     Chain, ComponentSource, Deps, Handle, Options, Outcome, PluginConfig, RequestHead, ResponseHead, Unit, Visit, Who,
 };
-use sluice_vocabulary::clock::SystemClock;
+use sluice_vocabulary::clock::{SystemClock, SystemEntropy};
 use sluice_vocabulary::unit::{State, Stop, Task as _};
 use sluice_vocabulary::{Path, PluginName};
 
@@ -84,7 +84,7 @@ fn arguments() -> Arguments {
 
 async fn measure(arguments: Arguments) {
     let mut registry = prometheus_client::registry::Registry::default();
-    let deps = Deps { clock: Arc::new(SystemClock) };
+    let deps = Deps { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
     let options = Options { instances: arguments.instances, ..Options::default() };
     let (handle, mut task) = Unit::new(deps, options, &mut registry).expect("an engine");
     let (stopper, stop) = Stop::new();
@@ -95,7 +95,7 @@ async fn measure(arguments: Arguments) {
         let mut measured = Measured {
             bare: Bare::new(&bytes, arguments.instances),
             chain: chain(&handle, file).await,
-            who: Who { request_id: "0".into(), tenant: None },
+            who: Who::new("0".into(), None),
             request: Some(sample::request()),
             sent: Arc::new(sample::request()),
             response: Some(sample::response()),

@@ -3,6 +3,7 @@
 
 mod world;
 
+mod granted;
 mod hostile;
 mod loading;
 mod serving;

@@ -11,7 +11,7 @@ use sluice_plugins::{
     Chain, ComponentSource, Deps, Handle, Operations, Options, Outcome, PluginConfig, RequestHead, ResponseHead, Unit,
     Visit, Who,
 };
-use sluice_vocabulary::clock::{Clock, ManualClock, SystemClock};
+use sluice_vocabulary::clock::{Clock, ManualClock, SystemClock, SystemEntropy};
 use sluice_vocabulary::request::Scheme;
 use sluice_vocabulary::unit::{State, Stop, Stopper, Task as _};
 use sluice_vocabulary::{Fault, Path, PluginName, TenantId};
@@ -39,7 +39,8 @@ impl World {
 
     async fn at(clock: Arc<dyn Clock>, options: Options) -> Self {
         let mut registry = Registry::default();
-        let (handle, mut task) = Unit::new(Deps { clock }, options, &mut registry).unwrap();
+        let (handle, mut task) =
+            Unit::new(Deps { clock, entropy: Arc::new(SystemEntropy) }, options, &mut registry).unwrap();
         let (stopper, stop) = Stop::new();
         let task = tokio::spawn(async move { task.run(stop).await });
         handle.health().watch().wait_for(State::serves).await.unwrap();
@@ -115,7 +116,7 @@ pub(crate) fn text(wat: &str) -> PluginConfig {
 
 /// The stay of a request that has met no plugin yet.
 pub(crate) fn visit() -> Visit {
-    Visit::new(Who { request_id: "r-1".into(), tenant: Some(TenantId::new("acme").unwrap()) })
+    Visit::new(Who::new("r-1".into(), Some(TenantId::new("acme").unwrap())))
 }
 
 pub(crate) fn headers(fields: &[(&str, &str)]) -> HeaderMap {
