@@ -4,12 +4,15 @@
 //! a shared secret for a [`MacAlgorithm`]: the confusion of the one with the other cannot be written down, let alone
 //! accepted. `none` is neither.
 
+use std::borrow::Cow;
+
 use aws_lc_rs::hmac;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A signature algorithm, by its JOSE name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     RS256,
@@ -69,6 +72,29 @@ impl Algorithm {
         match name {
             "Ed25519" => Some(Self::EdDSA),
             _ => Self::ALL.into_iter().find(|algorithm| algorithm.name() == name),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Algorithm {
+    /// By its name alone. A MAC's name is refused with where such issuers are written down.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const NAMES: [&str; Algorithm::ALL.len()] = {
+            let mut names = [""; Algorithm::ALL.len()];
+            let mut at = 0;
+            while at < names.len() {
+                names[at] = Algorithm::ALL[at].name();
+                at += 1;
+            }
+            names
+        };
+        let name = Cow::<str>::deserialize(deserializer)?;
+        match Self::ALL.into_iter().find(|algorithm| algorithm.name() == name) {
+            Some(algorithm) => Ok(algorithm),
+            None if MacAlgorithm::ALL.into_iter().any(|mac| mac.name() == name) => Err(D::Error::custom(format!(
+                "{name} is a MAC, not a signature: give the issuer `secrets` and leave `algorithms` out"
+            ))),
+            None => Err(D::Error::unknown_variant(&name, &NAMES)),
         }
     }
 }
@@ -197,6 +223,18 @@ impl<A: Into<Alg>> FromIterator<A> for AlgorithmSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mac_among_signature_algorithms_is_told_where_it_belongs() {
+        let read = |name: &str| serde_json::from_value::<Algorithm>(name.into()).map_err(|error| error.to_string());
+        for algorithm in Algorithm::ALL {
+            assert_eq!(read(algorithm.name()), Ok(algorithm));
+        }
+        let refused =
+            Err("HS256 is a MAC, not a signature: give the issuer `secrets` and leave `algorithms` out".to_owned());
+        assert_eq!(read("HS256"), refused);
+        assert!(read("RS265").is_err_and(|said| said.contains("unknown variant `RS265`, expected one of `RS256`")));
+    }
 
     #[test]
     fn a_name_is_read_by_its_case_and_is_that_of_a_signature_or_of_a_mac() {

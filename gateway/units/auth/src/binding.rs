@@ -11,6 +11,7 @@ use http::header::WWW_AUTHENTICATE;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sluice_vocabulary::clock::Clock;
 use sluice_vocabulary::request::RequestView;
 use sluice_vocabulary::{Identity, Reason, Refusal};
 
@@ -59,6 +60,7 @@ pub(crate) struct Presented<'r> {
     /// The number of the place that it was in, among those of the policy.
     pub(crate) place: usize,
     pub(crate) request: &'r RequestView<'r>,
+    pub(crate) clock: &'r dyn Clock,
     /// Seconds since the Unix epoch.
     pub(crate) now: u64,
 }
@@ -173,7 +175,7 @@ pub(crate) fn check<W: Witness>(
             return Err(refusal.header(WWW_AUTHENTICATE, challenge));
         }
         (Some(key), Scheme::Dpop) => dpop
-            .check::<W>(presented.request, presented.token, key, presented.now)
+            .check::<W>(presented.request, presented.token, key, presented.clock, presented.now)
             .map_err(|fault| dpop.refuse(&fault, presented.now))?,
     };
     Ok(Held { next_nonce })

@@ -272,6 +272,8 @@ pub(crate) struct FileSource {
     max_size: usize,
     /// Held while it is read, however long its reader waits for that.
     reading: Arc<Mutex<()>>,
+    /// Held while its stamp is looked at.
+    looking: Arc<Mutex<()>>,
 }
 
 /// What changes when a file does, be it written over or replaced.
@@ -284,7 +286,7 @@ pub(crate) struct FileStamp {
 
 impl FileSource {
     pub(crate) fn new(path: PathBuf, timeout: Duration, max_size: usize) -> Self {
-        Self { path, timeout, max_size, reading: Arc::default() }
+        Self { path, timeout, max_size, reading: Arc::default(), looking: Arc::default() }
     }
 
     async fn read(&self) -> Result<Fetched, FetchFault> {
@@ -306,11 +308,17 @@ impl FileSource {
         Ok(Fetched { document: document.into(), max_age: None, etag: None })
     }
 
-    /// The file's stamp now; `None` where there is no file.
+    /// The file's stamp now; `None` where there is no file, and where its file system does not say in time.
     pub(crate) async fn stamp(&self) -> Option<FileStamp> {
         use std::os::unix::fs::MetadataExt as _;
-        let metadata = tokio::fs::metadata(&self.path).await.ok()?;
-        Some(FileStamp { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() })
+        let (path, looking) = (self.path.clone(), Arc::clone(&self.looking));
+        let work = tokio::task::spawn_blocking(move || {
+            // One that hangs must not gather others behind it.
+            let _looking = looking.try_lock()?;
+            let metadata = std::fs::metadata(path).ok()?;
+            Some(FileStamp { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() })
+        });
+        tokio::time::timeout(self.timeout, work).await.ok()?.ok()?
     }
 }
 
@@ -375,6 +383,18 @@ mod tests {
         let source = FileSource::new(pipe, Duration::from_secs(5), 1024);
         let read = tokio::time::timeout(Duration::from_secs(5), source.read()).await.unwrap();
         assert!(read.unwrap_err().to_string().contains("not a regular file"));
+    }
+
+    #[tokio::test]
+    async fn a_look_at_a_file_that_hangs_gathers_none_behind_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("jwks.json");
+        std::fs::write(&file, "{}").unwrap();
+        let source = FileSource::new(file, Duration::from_secs(5), 1024);
+        let hangs = source.looking.lock();
+        assert!(source.stamp().await.is_none());
+        drop(hangs);
+        assert!(source.stamp().await.is_some());
     }
 
     #[tokio::test]

@@ -132,11 +132,17 @@ impl Issuer {
         })
     }
 
-    /// Judges whether a token's header is one that its tokens have.
-    pub(crate) fn judge_header(&self, header: &Header<'_>) -> Result<(), TokenFault> {
-        if !self.algorithms.contains(header.algorithm) {
-            return Err(TokenFault::AlgorithmNotAllowed(header.algorithm));
+    /// Judges whether a token's algorithm is one that its tokens have.
+    pub(crate) fn judge_algorithm(&self, header: &Header<'_>) -> Result<(), TokenFault> {
+        if self.algorithms.contains(header.algorithm) {
+            Ok(())
+        } else {
+            Err(TokenFault::AlgorithmNotAllowed(header.algorithm))
         }
+    }
+
+    /// Judges whether a token says that it is of the kind that its tokens are.
+    pub(crate) fn judge_type(&self, header: &Header<'_>) -> Result<(), TokenFault> {
         match self.config.token_type {
             Some(TokenType::AtJwt) if !header.is_at_jwt => Err(TokenFault::NotAtJwt),
             Some(TokenType::AtJwt) | None => Ok(()),

@@ -66,6 +66,8 @@ impl<'t> Compact<'t> {
 pub(crate) struct Header<'h> {
     pub(crate) algorithm: Alg,
     pub(crate) kid: Option<Cow<'h, str>>,
+    /// Its `typ`, as it is written.
+    pub(crate) typ: Option<Cow<'h, str>>,
     /// Whether its `typ` says that it is an access token (RFC 9068 section 2.1), and not a JWT of any kind.
     pub(crate) is_at_jwt: bool,
 }
@@ -113,7 +115,7 @@ impl<'h> Header<'h> {
             // Other kinds of JWT, such as DPoP proofs and logout tokens, name themselves and are no credentials.
             Some(_) => return Err(TokenFault::WrongType),
         };
-        Ok(Self { algorithm, kid, is_at_jwt })
+        Ok(Self { algorithm, kid, typ, is_at_jwt })
     }
 }
 

@@ -100,7 +100,7 @@ pub(crate) async fn authenticate<W: Witness>(
         Err(why) => return refuse(policy.shared.challenges.malformed_credentials(why)),
     };
     witness.note(|| policy.places.describe(place, scheme));
-    let presented = Presented { scheme, token: &token, place, request, now };
+    let presented = Presented { scheme, token: &token, place, request, clock, now };
     let outcome = judge(policy, &presented, clock, metrics, witness).await;
     match scheme {
         Scheme::Bearer => outcome,
@@ -341,7 +341,10 @@ impl<'r> Attempt<'r> {
         witness: &mut W,
     ) -> Result<Arc<Key>, Halt> {
         witness.begin(Step::Algorithm);
-        issuer.judge_header(header)?;
+        issuer.judge_algorithm(header)?;
+        witness.begin(Step::Type);
+        witness.note(|| header.typ.as_deref().map_or("no typ".into(), |typ| format!("typ {}", shown(typ))));
+        issuer.judge_type(header)?;
         let mut room = [0; MAX_SIGNATURE];
         let signature = compact.decode_signature(&mut room)?;
         witness.begin(Step::Key);

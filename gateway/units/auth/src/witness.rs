@@ -21,6 +21,8 @@ pub(crate) enum Step {
     Issuer,
     /// The issuer's algorithms hold its own.
     Algorithm,
+    /// Its `typ` is what the issuer's tokens say.
+    Type,
     /// A key of the issuer fits.
     Key,
     /// The signature.
@@ -51,7 +53,7 @@ pub(crate) enum Step {
 
 impl Step {
     /// Every step, in their order.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Token,
         Self::Cache,
         Self::Shape,
@@ -59,6 +61,7 @@ impl Step {
         Self::Payload,
         Self::Issuer,
         Self::Algorithm,
+        Self::Type,
         Self::Key,
         Self::Signature,
         Self::Audience,
@@ -76,12 +79,13 @@ impl Step {
 
     /// Those that verify a token by keys. One that was verified before has them behind it, and one that only its issuer can
     /// judge has none of them.
-    pub(crate) const BY_KEYS: [Self; 11] = [
+    pub(crate) const BY_KEYS: [Self; 12] = [
         Self::Shape,
         Self::Header,
         Self::Payload,
         Self::Issuer,
         Self::Algorithm,
+        Self::Type,
         Self::Key,
         Self::Signature,
         Self::Audience,
@@ -100,6 +104,7 @@ impl Step {
             Self::Payload => "payload",
             Self::Issuer => "issuer",
             Self::Algorithm => "algorithm",
+            Self::Type => "type",
             Self::Key => "key",
             Self::Signature => "signature",
             Self::Audience => "audience",

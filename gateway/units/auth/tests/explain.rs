@@ -261,7 +261,7 @@ async fn what_is_explained_is_what_a_request_gets_for_whatever_token_on_whatever
             assert_eq!(explained, served, "case {case}, round {round}: {asked:?}\n{explanation:#?}");
             let failed = failed(&explanation);
             assert_eq!(failed.len(), usize::from(served.reason().is_some()), "case {case}: {explanation:#?}");
-            assert_eq!(explanation.steps.len(), 20, "every step is told of");
+            assert_eq!(explanation.steps.len(), 21, "every step is told of");
             assert_holds_no_token(&explanation, &asked);
             *seen.entry(served.reason()).or_default() += 1;
         }
@@ -475,6 +475,7 @@ async fn a_token_that_passes_is_told_of_step_by_step_and_once_it_is_known_by_tha
         ("cache", Skipped, "it was not verified before, or is no longer remembered"),
         ("header", Passed, r#"alg EdDSA, kid "k""#),
         ("issuer", Passed, r#"iss "https://id.example.com" is issuer corp"#),
+        ("type", Passed, r#"typ "JWT""#),
         ("key", Passed, r#"kid "k""#),
         ("signature", Passed, ""),
         ("audience", Passed, r#"aud "edge" has one of "edge""#),

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use sluice_vocabulary::clock::Clock;
 use sluice_vocabulary::request::RequestView;
 use sluice_vocabulary::{Reason, Refusal};
 
@@ -94,9 +95,10 @@ impl Dpop {
         request: &RequestView<'_>,
         token: &[u8],
         bound_to: &Thumbprint,
+        clock: &dyn Clock,
         now: u64,
     ) -> Result<Option<HeaderValue>, ProofFault> {
-        let outcome = self.judge::<W>(request, token, bound_to, now);
+        let outcome = self.judge::<W>(request, token, bound_to, clock, now);
         if W::SERVES {
             self.metrics.count(outcome.as_ref().err());
         }
@@ -108,6 +110,7 @@ impl Dpop {
         request: &RequestView<'_>,
         token: &[u8],
         bound_to: &Thumbprint,
+        clock: &dyn Clock,
         now: u64,
     ) -> Result<Option<HeaderValue>, ProofFault> {
         let mut fields = request.headers.get_all(DPOP).iter();
@@ -140,6 +143,7 @@ impl Dpop {
         // One second more than it could be used, so that the last one is covered whole.
         let until = claims.issued_at.saturating_add(self.max_age).saturating_add(1);
         let id = claims.id.as_bytes();
+        let now = self.replays.now(clock, now);
         let seen =
             if W::SERVES { self.replays.see(bound_to, id, until, now) } else { self.replays.look(bound_to, id, now) };
         match seen {

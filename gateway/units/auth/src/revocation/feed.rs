@@ -78,7 +78,7 @@ async fn follow_file(core: &Arc<Core>, plan: &Plan) {
     let mut seen = None;
     loop {
         // Taken before reading: a change during the read is then seen as one.
-        let stamp = tokio::time::timeout(STAMP_PATIENCE, source.stamp()).await.ok().flatten();
+        let stamp = source.stamp().await;
         if seen.as_ref() != Some(&stamp) {
             let path = path.clone();
             let outcome = blocking(core, move |revocations| {
