@@ -35,7 +35,7 @@ plugins:
   region: { component: region.wasm, config: { region: eu-1 } }
   teller:
     component: probe.wasm
-    grants: { identity: true, connection: true, clock: true, random: true, metrics: true, tags: true, upstreams: [origin] }
+    grants: { identity: true, connection: true, clock: true, random: true, metrics: true, tags: true, key_value: {}, upstreams: [origin] }
     config: { act: [count hits 1, level depth 1, tag plan gold] }
 telemetry: { access_log: { format: json, output: access.log, query: true, subject: true } }
 upstreams:

@@ -102,7 +102,7 @@ routes:
 #[tokio::test]
 async fn a_plugin_chooses_the_upstream_by_what_the_token_says_and_leaves_a_tag() {
     let (grey, green, corp) = (origin().run().await, origin().run().await, issuer().run().await);
-    let all = "{ identity: true, connection: true, clock: true, random: true, metrics: true, tags: true, upstreams: [green] }";
+    let all = "{ identity: true, connection: true, clock: true, random: true, metrics: true, tags: true, key_value: {}, upstreams: [green] }";
     let config = format!(
         "
 telemetry: {{ access_log: {{ format: json, output: '@dir@/access.log' }} }}

@@ -4,9 +4,11 @@
 //! `act`, a list of acts whose outcome it sets as `x-act-N`; in both, `phase: response` has it done in the response phase.
 //! Then `end`: `trap`, `answer`, or nothing to go on.
 
+use std::time::Duration;
+
 use sluice_plugin_sdk::{
     Action, Answer, Outcome, Request, RequestHeaders, Response, ResponseHeaders, SentRequest, clock, config,
-    connection, export, identity, metrics, random, routing, tags,
+    connection, export, identity, key_value, metrics, random, routing, tags,
 };
 
 struct Probe;
@@ -85,6 +87,21 @@ fn outcome_of(act: &str) -> String {
         ["count", name, amount] => format!("{:?}", metrics::add(name, &[], amount.parse().unwrap_or(0))),
         ["count", name, label, value] => format!("{:?}", metrics::add(name, &[(label, value)], 1)),
         ["level", name, value] => format!("{:?}", metrics::set(name, &[], value.parse().unwrap_or(f64::NAN))),
+        ["keep", key, value] => format!("{:?}", key_value::set(key, value.as_bytes(), None).map(drop)),
+        ["keep", key, value, millis] => {
+            let expires = millis.parse().ok().map(Duration::from_millis);
+            format!("{:?}", key_value::set(key, value.as_bytes(), expires).map(drop))
+        }
+        ["kept", key] => match key_value::get(key) {
+            Ok(Some(entry)) => String::from_utf8_lossy(&entry.value).into_owned(),
+            other => format!("{other:?}"),
+        },
+        ["tally", key] => format!("{:?}", key_value::increment(key, 1, None)),
+        ["drop", key] => format!("{:?}", key_value::delete(key)),
+        ["swap", key, value] => {
+            let version = key_value::get(key).ok().flatten().map(|entry| entry.version);
+            format!("{:?}", key_value::compare_and_swap(key, version, value.as_bytes(), None).map(|new| new.is_some()))
+        }
         _ => format!("how does one {act}?"),
     }
 }

@@ -29,8 +29,8 @@
 //!
 //! In reading order: what a phase decides ([`Action`]), what it sees and changes ([`Request`], [`SentRequest`],
 //! [`Response`]), its configuration ([`config`]), the log ([`log`]), the phases and [`export!`]; then what an operator may
-//! grant: [`identity`], [`connection`], [`clock`], [`random`], [`metrics`], [`tags`], [`routing`]. A plugin that uses one of
-//! these and was not granted it is refused when it is loaded. Memory is served by a small allocator of this crate's own; the feature `allocator`, on by default, turns it off.
+//! grant: [`identity`], [`connection`], [`clock`], [`random`], [`metrics`], [`tags`], [`routing`], [`key_value`]. A plugin that uses
+//! one of these and was not granted it is refused when it is loaded. Memory is served by a small allocator of this crate's own; the feature `allocator`, on by default, turns it off.
 
 mod action;
 pub mod clock;
@@ -39,6 +39,7 @@ pub mod connection;
 #[cfg(any(test, all(target_arch = "wasm32", feature = "allocator")))]
 mod heap;
 pub mod identity;
+pub mod key_value;
 pub mod log;
 mod message;
 pub mod metrics;

@@ -18,6 +18,7 @@ use crate::limits::Bounds;
 use crate::message::{RequestHead, ResponseHead, Who};
 use crate::metrics::PluginMetrics;
 use crate::plugin::Plugin;
+use crate::store::Store;
 
 /// A phase of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: PluginMetrics,
     pub(crate) host: Arc<Ports>,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) store: Arc<Store>,
     /// The upstreams that it may choose.
     pub(crate) upstreams: Vec<UpstreamName>,
 }

@@ -9,7 +9,8 @@ wasmtime::component::bindgen!({
 });
 
 pub(crate) use sluice::plugin::{
-    actions, clock, configuration, connection, fields, identity, log, metrics, random, request, response, routing, tags,
+    actions, clock, configuration, connection, fields, identity, key_value, log, metrics, random, request, response,
+    routing, tags,
 };
 
 /// Every interface that a plugin may import without a grant.

@@ -7,9 +7,10 @@ use sluice_vocabulary::Identity;
 use sluice_vocabulary::claims::Raw;
 
 use crate::call::{Call, Phase};
+use crate::contract::key_value::{Entry, StoreFault};
 use crate::contract::metrics::MetricFault;
 use crate::contract::routing::RoutingFault;
-use crate::contract::{clock, connection, identity, metrics, random, routing, tags};
+use crate::contract::{clock, connection, identity, key_value, metrics, random, routing, tags};
 use crate::failure::Misuse;
 use crate::message::Link;
 
@@ -153,6 +154,42 @@ impl tags::Host for Call {
     fn set(&mut self, name: String, value: String) -> wasmtime::Result<bool> {
         let before = self.who.tags;
         Ok(self.subject.effects_mut().tag(&name, &value, before))
+    }
+}
+
+impl key_value::Host for Call {
+    fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Entry>, StoreFault>> {
+        Ok(self.shared.store.get(self.who.tenant.as_ref(), &key, self.shared.host.clock.now()))
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>, expires: Option<u64>) -> wasmtime::Result<Result<u64, StoreFault>> {
+        let now = self.shared.host.clock.now();
+        Ok(self.shared.store.set(self.who.tenant.as_ref(), &key, &value, expires, now))
+    }
+
+    fn compare_and_swap(
+        &mut self,
+        key: String,
+        expected: Option<u64>,
+        value: Vec<u8>,
+        expires: Option<u64>,
+    ) -> wasmtime::Result<Result<Option<u64>, StoreFault>> {
+        let now = self.shared.host.clock.now();
+        Ok(self.shared.store.compare_and_swap(self.who.tenant.as_ref(), &key, expected, &value, expires, now))
+    }
+
+    fn increment(
+        &mut self,
+        key: String,
+        amount: i64,
+        expires: Option<u64>,
+    ) -> wasmtime::Result<Result<i64, StoreFault>> {
+        let now = self.shared.host.clock.now();
+        Ok(self.shared.store.increment(self.who.tenant.as_ref(), &key, amount, expires, now))
+    }
+
+    fn delete(&mut self, key: String) -> wasmtime::Result<Result<bool, StoreFault>> {
+        Ok(self.shared.store.delete(self.who.tenant.as_ref(), &key, self.shared.host.clock.now()))
     }
 }
 

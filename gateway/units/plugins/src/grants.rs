@@ -5,7 +5,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sluice_vocabulary::measure::ByteSize;
 use sluice_vocabulary::{Faults, Path, UpstreamName};
+
+use crate::store::Room;
 
 /// Upstreams that one plugin may choose among.
 const MOST_UPSTREAMS: usize = 64;
@@ -32,9 +35,44 @@ pub struct Grants {
     /// Tags in the request's access record; at most 8. Default false.
     #[serde(skip_serializing_if = "is_not")]
     pub tags: bool,
+    /// A small store in memory that outlives requests, of which every tenant has a space of its own. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_value: Option<KeyValueGrant>,
     /// Upstreams that the plugin may send a request to in place of the route's own. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<UpstreamName>,
+}
+
+/// How much a tenant's space in a plugin's store may hold. What has no room is refused; nothing is evicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeyValueGrant {
+    /// Entries, 1 to 1000000. Default 10000.
+    pub entries: usize,
+    /// Bytes of keys, values and 112 for each entry, 4KiB to 64MiB. Default 8MiB. All stores together hold at most 256MiB.
+    pub bytes: ByteSize,
+}
+
+impl Default for KeyValueGrant {
+    fn default() -> Self {
+        Self { entries: 10_000, bytes: ByteSize::mib(8) }
+    }
+}
+
+impl KeyValueGrant {
+    pub(crate) fn room(self) -> Room {
+        Room { entries: self.entries, bytes: self.bytes.as_usize() }
+    }
+
+    fn validate(self, at: &Path, faults: &mut Faults) {
+        if !(1..=1_000_000).contains(&self.entries) {
+            faults.error(&at.key("entries"), format!("{} is out of range: expected 1 to 1000000", self.entries));
+        }
+        let (least, most) = (ByteSize::kib(4), ByteSize::mib(64));
+        if self.bytes < least || self.bytes > most {
+            faults.error(&at.key("bytes"), format!("{} is out of range: expected {least} to {most}", self.bytes));
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -52,11 +90,20 @@ pub(crate) enum Capability {
     Metrics,
     Tags,
     Routing,
+    KeyValue,
 }
 
 impl Capability {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Identity, Self::Connection, Self::Clock, Self::Random, Self::Metrics, Self::Tags, Self::Routing];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Identity,
+        Self::Connection,
+        Self::Clock,
+        Self::Random,
+        Self::Metrics,
+        Self::Tags,
+        Self::Routing,
+        Self::KeyValue,
+    ];
 
     /// The interface's name in the contract.
     pub(crate) const fn interface(self) -> &'static str {
@@ -68,6 +115,7 @@ impl Capability {
             Self::Metrics => "metrics",
             Self::Tags => "tags",
             Self::Routing => "routing",
+            Self::KeyValue => "key-value",
         }
     }
 
@@ -81,6 +129,7 @@ impl Capability {
             Self::Metrics => "metrics: true",
             Self::Tags => "tags: true",
             Self::Routing => "upstreams: [NAME, …]",
+            Self::KeyValue => "key_value: {}",
         }
     }
 
@@ -114,8 +163,14 @@ impl Grants {
             Capability::Metrics => self.metrics,
             Capability::Tags => self.tags,
             Capability::Routing => !self.upstreams.is_empty(),
+            Capability::KeyValue => self.key_value.is_some(),
         };
         Capability::ALL.into_iter().filter(is_granted).fold(Granted::default(), Granted::with)
+    }
+
+    /// Whether it may do what cannot be taken back, so that no phase of it may be begun anew.
+    pub(crate) const fn has_lasting_effects(&self) -> bool {
+        self.metrics || self.key_value.is_some()
     }
 
     /// Whether nothing is granted.
@@ -124,6 +179,9 @@ impl Grants {
     }
 
     pub(crate) fn validate(&self, at: &Path, faults: &mut Faults) {
+        if let Some(key_value) = self.key_value {
+            key_value.validate(&at.key("key_value"), faults);
+        }
         let at = at.key("upstreams");
         if self.upstreams.len() > MOST_UPSTREAMS {
             faults.error(&at, format!("{} upstreams: expected at most {MOST_UPSTREAMS}", self.upstreams.len()));

@@ -31,6 +31,7 @@ mod call;
 mod counts;
 mod granted;
 mod host;
+mod store;
 
 mod answer;
 mod failure;
@@ -59,7 +60,7 @@ mod unit;
 pub use chain::Chain;
 pub use config::{ComponentSource, Limits, OnFailure, PluginConfig, validate};
 pub use effects::Effects;
-pub use grants::Grants;
+pub use grants::{Grants, KeyValueGrant};
 pub use message::{Answer, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
 pub use unit::{Deps, Handle, Options, Prepared, SandboxUnavailable, Task, Unit};
 pub use visit::Visit;

@@ -5,7 +5,8 @@ use wasmtime::component::{HasSelf, Linker};
 
 use crate::call::Call;
 use crate::contract::{
-    actions, clock, configuration, connection, fields, identity, log, metrics, random, request, response, routing, tags,
+    actions, clock, configuration, connection, fields, identity, key_value, log, metrics, random, request, response,
+    routing, tags,
 };
 use crate::grants::{Capability, Granted};
 
@@ -25,6 +26,7 @@ pub(crate) fn linker(engine: &Engine, granted: Granted) -> wasmtime::Result<Link
             Capability::Metrics => link!(metrics),
             Capability::Tags => link!(tags),
             Capability::Routing => link!(routing),
+            Capability::KeyValue => link!(key_value),
         }
     }
     Ok(linker)

@@ -102,7 +102,9 @@ impl Plugin {
 
         let mut spent = Spent::begins(self.clock.now());
         let mut result = None;
-        if self.is_brief[phase as usize].load(Ordering::Relaxed) {
+        // What a phase has stored or counted is done, and would be done twice if it were begun anew.
+        let may_begin_anew = !self.config.grants.has_lasting_effects();
+        if may_begin_anew && self.is_brief[phase as usize].load(Ordering::Relaxed) {
             result = living.at_once(phase);
             spent.held_until(self.clock.now());
             if result.is_none() {

@@ -24,6 +24,7 @@ use crate::failure::Kind;
 use crate::load::{Known, Loader};
 use crate::metrics::Metrics;
 use crate::plugin::Plugin;
+use crate::store::{Store, Whole};
 
 /// What the unit asks for.
 #[derive(Debug, Clone)]
@@ -84,9 +85,11 @@ impl Unit {
             metrics,
             ports: Arc::new(Ports { began: deps.clock.now(), clock: deps.clock, entropy: deps.entropy }),
             loaded: ArcSwap::default(),
-            named: Mutex::default(),
+            named: Arc::default(),
+            stores: Arc::default(),
         };
-        Ok((Handle { inner: Arc::new(inner), health: health.clone() }, Task { sandbox, health }))
+        let inner = Arc::new(inner);
+        Ok((Handle { inner: Arc::clone(&inner), health: health.clone() }, Task { sandbox, inner, health }))
     }
 }
 
@@ -104,8 +107,14 @@ struct Inner {
     ports: Arc<Ports>,
     /// What was committed last. Chains hold their plugins themselves; this is for reuse and for those who look.
     loaded: ArcSwap<Loaded>,
-    /// Names that have metrics, committed or not, and what their plugins count themselves.
-    named: Mutex<HashMap<PluginName, Arc<Counts>>>,
+    named: Arc<Mutex<HashMap<PluginName, Named>>>,
+    stores: Arc<Whole>,
+}
+
+/// What a plugin's name has beyond any one configuration of it, committed or not.
+struct Named {
+    counts: Arc<Counts>,
+    store: Arc<Store>,
 }
 
 type Loaded = BTreeMap<PluginName, Arc<Plugin>>;
@@ -161,7 +170,7 @@ impl Handle {
     /// of them work before and after; calls that run on earlier ones end there.
     pub fn commit(&self, prepared: Prepared) {
         self.inner.metrics.loaded.set(i64::try_from(prepared.plugins.len()).unwrap_or(i64::MAX));
-        self.inner.named.lock().retain(|name, counts| {
+        self.inner.named.lock().retain(|name, Named { counts, .. }| {
             let stays = prepared.plugins.contains_key(name);
             if !stays {
                 self.inner.metrics.forget(name);
@@ -169,6 +178,9 @@ impl Handle {
             }
             stays
         });
+        for plugin in prepared.plugins.values() {
+            plugin.shared.store.resize(plugin.config.grants.key_value.unwrap_or_default().room());
+        }
         self.inner.loaded.store(Arc::new(prepared.plugins));
     }
 
@@ -186,14 +198,24 @@ impl Handle {
             phases = phases.join(","),
             "plugin loaded"
         );
-        let counts = || Arc::new(self.inner.metrics.counts(name));
-        let counts = Arc::clone(self.inner.named.lock().entry(name.clone()).or_insert_with(counts));
+        let (counts, store) = {
+            let mut named = self.inner.named.lock();
+            let Named { counts, store } = named.entry(name.clone()).or_insert_with(|| Named {
+                counts: Arc::new(self.inner.metrics.counts(name)),
+                store: Arc::new(Store::new(
+                    Arc::clone(&self.inner.stores),
+                    config.grants.key_value.unwrap_or_default().room(),
+                )),
+            });
+            (Arc::clone(counts), Arc::clone(store))
+        };
         let shared = Shared {
             name: name.clone(),
             told: Told::new(&config.config),
             metrics: self.inner.metrics.plugin(name),
             host: Arc::clone(&self.inner.ports),
             counts,
+            store,
             upstreams: config.grants.upstreams.clone(),
         };
         let clock = Arc::clone(&self.inner.ports.clock);
@@ -268,6 +290,7 @@ fn inspect_plugin(plugin: &Plugin) -> Value {
         .collect();
     let failures: serde_json::Map<String, Value> =
         Kind::ALL.map(|kind| (kind.as_str().to_owned(), json!(metrics.failures(kind).get()))).into_iter().collect();
+    let (entries, bytes) = plugin.shared.store.held();
     json!({
         "component": plugin.config.component,
         "sha256": hex::encode(plugin.component.sha256),
@@ -278,6 +301,7 @@ fn inspect_plugin(plugin: &Plugin) -> Value {
         "phases": phases,
         "failures": failures,
         "instances": metrics.instances.get(),
+        "store": { "entries": entries, "bytes": bytes },
         "cpu_seconds": metrics.guest_time.get(),
     })
 }
@@ -288,11 +312,32 @@ impl std::fmt::Debug for Handle {
     }
 }
 
-/// Keeps the sandbox's clock ticking. Stop it after the last request was served: calls fail from then on.
-#[derive(Debug)]
+/// Keeps the sandbox's clock ticking and the stores swept. Stop it after the last request was served: calls fail from then on.
 pub struct Task {
     sandbox: Arc<Sandbox>,
+    inner: Arc<Inner>,
     health: Health,
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").field("sandbox", &self.sandbox).field("health", &self.health).finish_non_exhaustive()
+    }
+}
+
+/// Between two looks at what has expired in the plugins' stores.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// Gives back the memory of what has expired, for ever.
+async fn sweep(inner: &Inner) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let stores: Vec<_> = inner.named.lock().values().map(|named| Arc::clone(&named.store)).collect();
+        for store in stores {
+            store.sweep(inner.ports.clock.now());
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 impl sluice_vocabulary::unit::Task for Task {
@@ -329,6 +374,7 @@ impl sluice_vocabulary::unit::Task for Task {
                     let _ = has_ended.await;
                     self.health.set(State::Stopped);
                 }
+                () = sweep(&self.inner) => {}
                 _ = &mut has_ended => {
                     self.health.set(State::Unavailable("the ticker ended".to_owned()));
                 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Version;
 use serde_json::{Value, json};
 use sluice_plugins::{Grants, Link, Outcome, PluginConfig, RequestHead, Visit, Who};
+use sluice_vocabulary::ports::Inspect as _;
 use sluice_vocabulary::request::{Connection, TlsInfo};
 use sluice_vocabulary::{Identity, IssuerName, TenantId, UpstreamName};
 
@@ -16,7 +17,7 @@ use crate::world::{World, changes, plugin, request, response};
 fn everything() -> Grants {
     serde_json::from_value(json!({
         "identity": true, "connection": true, "clock": true, "random": true, "metrics": true, "tags": true,
-        "upstreams": ["blue", "green"],
+        "key_value": { "entries": 10, "bytes": "64KiB" }, "upstreams": ["blue", "green"],
     }))
     .unwrap()
 }
@@ -205,6 +206,58 @@ async fn a_plugins_own_counts_are_shown_and_go_with_it() {
     assert_eq!(hits(), 6.0);
     world.load(&[]).await.unwrap();
     assert_eq!(hits(), 0.0);
+}
+
+#[tokio::test]
+async fn what_is_stored_stays_for_the_tenant_and_for_nobody_else() {
+    let world = World::new().await;
+    let acts = json!([
+        "tally hits",
+        "keep k v",
+        "kept k",
+        "swap k w",
+        "kept k",
+        "drop k",
+        "kept k",
+        "keep brief x 0",
+        "kept brief"
+    ]);
+    let chain = world.chain(probe(json!({ "act": acts }))).await;
+    let ask = async |chain: &sluice_plugins::Chain, tenant: Option<&str>| {
+        let who = Who::new("r".into(), tenant.map(|tenant| TenantId::new(tenant).unwrap()));
+        let (head, outcome) = chain.on_request(request(&[]), &mut Visit::new(who)).await;
+        changes(outcome);
+        head
+    };
+    for (tenant, hits) in [(Some("acme"), 1), (Some("acme"), 2), (Some("globex"), 1), (None, 1), (None, 2)] {
+        let head = ask(&chain, tenant).await;
+        let tally = format!("Ok({hits})");
+        let expected = [&tally, "Ok(())", "v", "Ok(true)", "w", "Ok(true)", "Ok(None)", "Ok(())", "Ok(None)"];
+        assert_eq!(outcomes(&head, 9), expected, "{tenant:?}");
+    }
+    // Another plugin has another store, and a reload that changes the plugin keeps its own.
+    let acts = json!(["tally hits"]);
+    let both = [("p", probe(json!({ "act": acts }))), ("q", probe(json!({ "act": acts })))];
+    let loaded = world.load(&both).await.unwrap();
+    assert_eq!(outcomes(&ask(&loaded.each["p"], Some("acme")).await, 1), ["Ok(3)"]);
+    assert_eq!(outcomes(&ask(&loaded.each["q"], Some("acme")).await, 1), ["Ok(1)"]);
+    let shown = world.handle.inspect();
+    assert_eq!(shown["plugins"]["p"]["store"]["entries"], 6, "{shown}");
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_and_a_failed_phase_has_stored_what_it_stored() {
+    let world = World::new().await;
+    let acts: Vec<_> = (0..12).map(|n| format!("keep k{n} v")).collect();
+    let chain = world.chain(probe(json!({ "act": acts }))).await;
+    let (head, _) = chain.on_request(request(&[]), &mut Visit::new(known())).await;
+    let said = outcomes(&head, 12);
+    assert_eq!((said[9], said[10], said[11]), ("Ok(())", "full", "full"));
+    let chain = world.chain(probe(json!({ "act": ["keep k0 kept"], "end": "trap" }))).await;
+    chain.on_request(request(&[]), &mut Visit::new(known())).await;
+    let chain = world.chain(probe(json!({ "act": ["kept k0"] }))).await;
+    let (head, _) = chain.on_request(request(&[]), &mut Visit::new(known())).await;
+    assert_eq!(outcomes(&head, 1), ["kept"]);
 }
 
 #[tokio::test]

@@ -94,11 +94,11 @@ async fn an_import_that_is_not_offered_is_named() {
     let wasi = text(
         r#"(component
             (import "wasi:cli/environment@0.2.0" (instance (export "x" (func))))
-            (import "sluice:plugin/key-value@1.0.0" (instance (export "x" (func))))
+            (import "sluice:plugin/files@1.0.0" (instance (export "x" (func))))
             (import "sluice:plugin/request@2.0.0" (instance (export "x" (func)))))"#,
     );
     let found = fault(&world, wasi).await;
-    for import in ["wasi:cli/environment@0.2.0", "sluice:plugin/key-value@1.0.0", "sluice:plugin/request@2.0.0"] {
+    for import in ["wasi:cli/environment@0.2.0", "sluice:plugin/files@1.0.0", "sluice:plugin/request@2.0.0"] {
         assert!(found.contains(&format!("{import}, which is not offered to plugins")), "{found}");
     }
     assert!(found.contains("plugins have no WASI"), "{found}");
