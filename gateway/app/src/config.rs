@@ -287,7 +287,18 @@ impl RouteConfig {
                 "a streaming route has no total deadline: this has no effect",
             );
         }
-        if self.upstream.is_none() && !self.plugins.is_empty() {
+        let decides = |name: &PluginName| whole.plugins.get(name).is_some_and(|plugin| plugin.decides == Some(true));
+        if self.upstream.is_none()
+            && let Some(position) = self.plugins.iter().position(decides)
+        {
+            faults.push(
+                Fault::error(
+                    &at.key("plugins").index(position),
+                    "this plugin decides on access, and plugins run only for requests that go to an upstream",
+                )
+                .help("take it away from this route, or give the route an upstream"),
+            );
+        } else if self.upstream.is_none() && !self.plugins.is_empty() {
             faults.warning(
                 &at.key("plugins"),
                 "plugins run only for requests that go to an upstream: this has no effect",

@@ -12,6 +12,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use sluice_auth::Withheld;
 use sluice_plugins::{HeaderOp, Link, Operations, RequestHead, Who};
+use sluice_tenancy::Admitted;
+use sluice_vocabulary::share::Claim;
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::request::Request;
@@ -169,6 +171,7 @@ pub(crate) fn who(request: &Request, round_trip: Option<Duration>) -> Who {
         round_trip,
     });
     who.upstream = request.upstream().cloned();
+    who.claim = claim(request);
     who
 }
 
@@ -177,6 +180,13 @@ pub(crate) fn round_trip(session: &Session) -> Option<Duration> {
     let info = session.digest()?.socket_digest.as_ref()?.tcp_info()?;
     // Before the first is measured there is none.
     (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+}
+
+/// On whose account its plugins run: its tenant's, or its route's where it has none.
+fn claim(request: &Request) -> Claim {
+    let of_tenant = request.admitted.as_ref().and_then(Admitted::plugin_claim);
+    let of_route = || Some(request.snapshot.routes.get(request.matched.as_ref()?.index())?.claim.clone());
+    of_tenant.or_else(of_route).unwrap_or_else(Claim::alone)
 }
 
 pub(crate) fn apply(header: &mut RequestHeader, operations: impl Iterator<Item = HeaderOp>) -> Result<()> {

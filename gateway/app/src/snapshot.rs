@@ -16,6 +16,7 @@ use sluice_upstream::Cluster;
 use sluice_vocabulary::clock::Random;
 use sluice_vocabulary::measure::{ByteSize, Span};
 use sluice_vocabulary::ports::LogLevel;
+use sluice_vocabulary::share::Claim;
 use sluice_vocabulary::{Fault, Path, PluginName, RouteName, TenantId, UpstreamName};
 
 use crate::compose::Units;
@@ -53,6 +54,8 @@ pub(crate) struct Route {
     /// The largest request body, in bytes.
     pub(crate) max_body: u64,
     pub(crate) compression: Option<u32>,
+    /// On whose account plugins run for requests without a tenant.
+    pub(crate) claim: Claim,
     pub(crate) metrics: Arc<RouteMetrics>,
 }
 
@@ -204,6 +207,13 @@ pub(crate) fn specs(config: &Config, at: &Path) -> Vec<RouteSpec> {
     specs.collect()
 }
 
+/// A route's claim: on the account that it has already, so that a reload forgives nothing.
+fn claim(units: &Units, config: &Config, route: &RouteName) -> Claim {
+    let before = units.snapshot.load();
+    let account = before.routes.iter().find(|before| before.name == *route).map(|before| before.claim.account());
+    Claim::new(account.cloned().unwrap_or_default(), config.tenants.default.plugin_limits.share(), None)
+}
+
 type Prepared<'a> = (&'a sluice_auth::Prepared, &'a sluice_plugins::Prepared, &'a sluice_upstream::Prepared);
 
 fn compile(
@@ -233,6 +243,7 @@ fn compile(
         },
         streaming: route.streaming,
         max_body: if body_size == ByteSize::bytes(0) { u64::MAX } else { body_size.get() },
+        claim: claim(units, config, &route.name),
         compression: route.compression.map(|compression| u32::from(compression.level)),
         metrics: units.request_metrics.route(&route.name),
     })

@@ -32,7 +32,7 @@ tenants:
   identify: [ { claim: tenant } ]
   overrides: { acme: { rate: { requests: 1000 }, concurrency: 100 } }
 plugins:
-  region: { component: region.wasm, config: { region: eu-1 } }
+  region: { component: region.wasm, fallback: { component: region.wasm }, decides: false, config: { region: eu-1 } }
   teller:
     component: probe.wasm
     grants: { identity: true, connection: true, clock: true, random: true, metrics: true, tags: true, key_value: {}, upstreams: [origin] }

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-use sluice_testkit::{Gateway, GatewayBuilder, Metrics, Origin, client, gateway, issuer, origin, run_to_end};
+use sluice_testkit::{
+    Gateway, GatewayBuilder, Metrics, Origin, client, eventually, gateway, issuer, origin, run_to_end,
+};
 
 const RUST: &[u8] = include_bytes!("../../../plugins/prebuilt/add_region_rust.wasm");
 const ASSEMBLYSCRIPT: &[u8] = include_bytes!("../../../plugins/prebuilt/add_region_as.wasm");
@@ -145,11 +147,12 @@ routes:
     let metrics = edge.metrics().await;
     assert_eq!(metrics.value("sluice_plugin_count_total", &[("plugin", "chooser"), ("name", "chosen")]), 1.0);
     let log = edge.folder().join("access.log");
+    let record = eventually("the record of /chosen", async || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        serde_json::from_str::<serde_json::Value>(text.lines().find(|line| line.contains("/chosen"))?).ok()
+    });
+    let record = record.await;
     edge.stop().await;
-    let record: serde_json::Value = serde_json::from_str(
-        std::fs::read_to_string(log).unwrap().lines().find(|line| line.contains("/chosen")).unwrap(),
-    )
-    .unwrap();
     assert_eq!((&record["upstream.name"], &record["tags"]["plan"]), (&"green".into(), &"gold".into()));
 }
 
@@ -260,9 +263,14 @@ async fn neighbours_are_served_while_plugins_loop_and_grow() {
     for _ in 0..200 {
         assert_eq!(connection.send(client.get(edge.url("/neighbour"))).await.status, 200);
     }
+    let mut failed = 0;
     for request in hostile {
-        assert_eq!(request.await.unwrap(), 500);
+        let status = request.await.unwrap();
+        // Those of one route run one after the other, and who would wait too long is turned away.
+        assert!(matches!(status, 500 | 503), "{status}");
+        failed += u32::from(status == 500);
     }
+    assert!(failed >= 3, "{failed} were run");
     let grown = edge.resident_bytes().saturating_sub(memory);
     assert!(grown < 900 << 20, "{grown} bytes were taken by plugins that may have 24 MiB each");
     edge.stop().await;

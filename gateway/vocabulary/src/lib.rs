@@ -7,7 +7,7 @@
 //! In reading order: what things are called ([`names`]), how configuration writes quantities and secrets ([`measure`],
 //! [`secret`]), how a configuration's faults are told ([`fault`]), what a request and its sender look like ([`request`],
 //! [`claims`], [`identity`]), why a request may be turned away ([`refusal`]), what a unit is ([`unit`]), what units ask of
-//! each other ([`clock`], [`ports`]), and what they share to limit and to measure ([`limiter`], [`histogram`]).
+//! each other ([`clock`], [`ports`]), and what they share to limit and to measure ([`limiter`], [`share`], [`histogram`]).
 
 pub mod claims;
 pub mod clock;
@@ -22,6 +22,7 @@ pub mod ports;
 pub mod refusal;
 pub mod request;
 pub mod secret;
+pub mod share;
 pub mod unit;
 
 pub use fault::{Fault, Faults, Path, Severity};

@@ -121,7 +121,7 @@ reasons! {
     PluginRefused = 403 "plugin-refused" "The request was refused", 7;
     /// A plugin failed, overran or handed back what cannot be used.
     PluginFailed = 500 "plugin-failed" "The request could not be processed", 13;
-    /// No plugin instance was free in time.
+    /// No plugin instance was free in time, or the tenant's plugins have used their share.
     PluginOverloaded = 503 "plugin-overloaded" "The service is overloaded", 14;
 
     /// No endpoint of the upstream may be used now.

@@ -40,6 +40,18 @@ impl Phase {
     }
 }
 
+impl Phase {
+    /// Whether nothing of what it does shows before it ends well, so that another implementation can be tried.
+    pub(crate) const fn can_be_undone(self) -> bool {
+        matches!(self, Self::RequestHeaders | Self::ResponseHeaders)
+    }
+
+    /// Whether a request that it refuses never reaches the upstream.
+    pub(crate) const fn can_refuse_a_request(self) -> bool {
+        matches!(self, Self::RequestHeaders)
+    }
+}
+
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -81,6 +93,52 @@ impl Subject {
         Self::Request { head: RequestHead::none(), edits: Edits::default() }
     }
 
+    /// As it was before the phase began.
+    pub(crate) fn start_over(&mut self) {
+        drop(self.take_changes());
+    }
+
+    /// The changes asked for, which the subject is then without.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        match self {
+            Self::Request { edits, .. } => Changes { edits: std::mem::take(edits), status: None },
+            Self::Response { edits, status, .. } => Changes { edits: std::mem::take(edits), status: status.take() },
+        }
+    }
+
+    /// Puts changes that were taken from it in the place of those it has.
+    pub(crate) fn put_changes(&mut self, changes: Changes) {
+        match self {
+            Self::Request { edits, .. } => *edits = changes.edits,
+            Self::Response { edits, status, .. } => {
+                *edits = changes.edits;
+                *status = changes.status;
+            }
+        }
+    }
+
+    /// Whether the header has room for the changes asked for.
+    pub(crate) fn fits(&self) -> bool {
+        match self {
+            Self::Request { head, edits } => edits.fits(&head.headers),
+            Self::Response { head, edits, .. } => edits.fits(&head.headers),
+        }
+    }
+
+    /// Whether the message would be the same with one set of changes as with the other.
+    pub(crate) fn becomes_the_same(&self, one: &Changes, other: &Changes) -> bool {
+        let (headers, status) = match self {
+            Self::Request { head, .. } => (&head.headers, None),
+            Self::Response { head, .. } => (&head.headers, Some(head.status)),
+        };
+        let with = |changes: &Changes| {
+            let mut headers = headers.clone();
+            let made = changes.edits.clone().apply(&mut headers);
+            made.map(|_| (headers, changes.status.or(status), changes.edits.effects.clone()))
+        };
+        with(one) == with(other)
+    }
+
     /// What was asked for beside changes of the message.
     pub(crate) const fn effects(&self) -> &Effects {
         match self {
@@ -99,6 +157,20 @@ impl Subject {
             Self::Request { .. } => Phase::RequestHeaders,
             Self::Response { .. } => Phase::ResponseHeaders,
         }
+    }
+}
+
+/// What a phase has asked for and what is not made yet.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    edits: Edits,
+    status: Option<StatusCode>,
+}
+
+impl Changes {
+    /// The names of the header fields that change.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.edits.names().collect()
     }
 }
 
@@ -139,13 +211,7 @@ impl Call {
 
     /// As it was before the phase began, but for what cannot be taken back.
     pub(crate) fn start_over(&mut self, plugin: &Plugin) {
-        match &mut self.subject {
-            Subject::Request { edits, .. } => *edits = Edits::default(),
-            Subject::Response { edits, status, .. } => {
-                *edits = Edits::default();
-                *status = None;
-            }
-        }
+        self.subject.start_over();
         self.bounds = plugin.bounds();
         self.lines_said_before = self.lines_logged;
         self.lines_logged = 0;

@@ -1,14 +1,15 @@
 //! A chain: plugins in a fixed order, bound to a route or a tenant.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::header::RETRY_AFTER;
 use sluice_vocabulary::{Reason, Refusal};
 
-use crate::answer;
 use crate::call::{Phase, Subject};
-use crate::contract::actions::Action;
 use crate::edits::Edits;
-use crate::failure::{Failure, Kind};
+use crate::failover::Decision;
+use crate::failure::Failure;
 use crate::message::{Operations, Outcome, RequestHead, ResponseHead, Who};
 use crate::plugin::Plugin;
 use crate::visit::Visit;
@@ -69,7 +70,7 @@ impl Chain {
     pub async fn on_request(&self, mut head: RequestHead, visit: &mut Visit) -> (RequestHead, Outcome) {
         let mut operations = Operations::new();
         for plugin in &self.request {
-            let (subject, result) = plugin.call(Subject::Request { head, edits: Edits::default() }, visit).await;
+            let (subject, result) = plugin.decide(Subject::Request { head, edits: Edits::default() }, visit).await;
             let Subject::Request { head: back, mut edits } = subject else { unreachable!("{SAME_SUBJECT}") };
             head = back;
             let effects = std::mem::take(&mut edits.effects);
@@ -96,7 +97,7 @@ impl Chain {
         for plugin in &self.response {
             let subject =
                 Subject::Response { request: Arc::clone(&request), head, edits: Edits::default(), status: None };
-            let (subject, result) = plugin.call(subject, visit).await;
+            let (subject, result) = plugin.decide(subject, visit).await;
             let Subject::Response { head: back, mut edits, status, .. } = subject else {
                 unreachable!("{SAME_SUBJECT}")
             };
@@ -120,26 +121,32 @@ impl Chain {
 fn step(
     plugin: &Plugin,
     phase: Phase,
-    result: Result<Action, Failure>,
+    result: Result<Decision, Failure>,
     who: &Who,
     apply: impl FnOnce() -> Result<(), Failure>,
 ) -> Step {
-    let decided = result.and_then(|action| match action {
-        Action::Continue => apply().map(|()| Step::Succeeded),
-        Action::Answer(given) => answer::checked(given).map(|answer| Step::Ends(Outcome::Answer(answer))),
-        Action::Refuse(refusal) => {
-            Ok(Step::Ends(Outcome::Refuse(answer::refusal(plugin.shared.name.as_str(), refusal))))
-        }
+    let decided = result.and_then(|decision| match decision {
+        Decision::Continue => apply().map(|()| Step::Succeeded),
+        Decision::Answer(answer) => Ok(Step::Ends(Outcome::Answer(answer))),
+        Decision::Refuse(refusal) => Ok(Step::Ends(Outcome::Refuse(refusal))),
     });
     decided.unwrap_or_else(|failure| {
-        plugin.failed(phase, &failure, who);
+        plugin.failed(phase, &failure, who, plugin.config.on_failure.as_str());
         if plugin.skips_on_failure() {
             return Step::Skipped;
         }
-        let reason = if failure.kind() == Kind::Overloaded { Reason::PluginOverloaded } else { Reason::PluginFailed };
         let internal = format!("plugin {} in {phase}: {failure}", plugin.shared.name);
-        Step::Ends(Outcome::Refuse(Refusal::new(reason).internal(internal)))
+        let refusal = match failure.retry_after() {
+            Some(after) => Refusal::new(Reason::PluginOverloaded).header(RETRY_AFTER, whole_seconds(after).into()),
+            None => Refusal::new(Reason::PluginFailed),
+        };
+        Step::Ends(Outcome::Refuse(refusal.internal(internal)))
     })
+}
+
+/// Rounded up, and never 0: to wait a little too long is right, too short is not.
+fn whole_seconds(span: Duration) -> u64 {
+    (span.as_secs() + u64::from(span.subsec_nanos() > 0)).max(1)
 }
 
 fn extend(made: &mut Operations, applied: Option<Operations>) -> Result<(), Failure> {

@@ -35,6 +35,12 @@ pub(crate) enum Refused {
     UnknownPhase(String),
     #[error("exports no phase of {PACKAGE}@{MAJOR_VERSION}: found {0}")]
     NoPhase(String),
+    #[error("exports {found}: its fallback must have the same phases as the first, which exports {expected}")]
+    OtherPhases { found: String, expected: String },
+    #[error("exports only {0}, where a failure cannot be undone: a fallback would never be called")]
+    NoFailover(String),
+    #[error("decides on access, and exports no phase in which a request can be refused: found {0}")]
+    CannotDecide(String),
     #[error("needs {needed} bytes of memory to start: its limit is {limit}")]
     Memory { needed: u64, limit: u64 },
 }
@@ -52,6 +58,7 @@ impl Refused {
             }
             Self::NotGranted(_) => Some("grant it, if it is meant to have that, or build it without"),
             Self::Memory { .. } => Some("raise limits.memory"),
+            Self::CannotDecide(_) => Some("export sluice:plugin/request-headers, or take `decides` away"),
             _ => None,
         }
     }
@@ -61,6 +68,7 @@ impl Refused {
         match self {
             Self::WrongDigest { .. } => "sha256",
             Self::Memory { .. } => "limits",
+            Self::CannotDecide(_) => "decides",
             Self::NotGranted(_) => "grants",
             _ => "component",
         }
@@ -122,6 +130,11 @@ impl Checked {
     /// The phases it is called for.
     pub(crate) fn phases(&self) -> impl Iterator<Item = Phase> {
         Phase::ALL.into_iter().filter(|phase| self.function(*phase).is_some())
+    }
+
+    /// Their names, as the log and faults tell them.
+    pub(crate) fn phase_names(&self) -> String {
+        self.phases().map(Phase::as_str).collect::<Vec<_>>().join(",")
     }
 
     /// The function of a phase, where it is exported.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sluice_vocabulary::measure::{ByteSize, Span};
-use sluice_vocabulary::{Faults, Path, PluginName};
+use sluice_vocabulary::{Fault, Faults, Path, PluginName};
+
+use crate::fallback::Fallback;
 
 use crate::grants::Grants;
 
@@ -36,6 +38,14 @@ pub struct PluginConfig {
     /// What the plugin may use.
     #[serde(default)]
     pub limits: Limits,
+    /// Another component that does the same job, for when this one fails. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+    /// Whether the plugin decides who may pass. If `true`, `on_failure: skip` is an error, the component must have a phase in
+    /// which it can refuse a request, and no route may have it where plugins do not run. If `false`, `on_failure: skip` is
+    /// not warned of. Default: not said, which is taken as `true` wherever that is the safer reading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decides: Option<bool>,
     /// What becomes of a request when the plugin traps, overruns or oversteps a bound. Default: `refuse`, since a plugin may
     /// be there to keep requests out.
     #[serde(default)]
@@ -110,6 +120,8 @@ impl PluginConfig {
             component,
             sha256: None,
             limits: Limits::default(),
+            fallback: None,
+            decides: None,
             on_failure: OnFailure::default(),
             grants: Grants::default(),
             config: serde_json::Value::Null,
@@ -118,27 +130,12 @@ impl PluginConfig {
 
     /// Checks this plugin's configuration without opening anything.
     pub fn validate(&self, at: &Path, faults: &mut Faults) {
-        if let ComponentSource::File(file) = &self.component {
-            if file.as_os_str().is_empty() {
-                faults.error(&at.key("component"), "the path is empty: expected a component's file");
-            }
-            match &self.sha256 {
-                None => faults.push(
-                    sluice_vocabulary::Fault::warning(
-                        &at.key("component"),
-                        "the component is not pinned: any file under that path is run",
-                    )
-                    .help("give its sha256"),
-                ),
-                Some(digest) if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                    let seen: String = digest.chars().take(80).collect();
-                    faults
-                        .error(&at.key("sha256"), format!("{seen:?} is not a SHA-256: expected 64 hexadecimal digits"));
-                }
-                Some(_) => {}
-            }
-        }
+        validate_component(&self.component, self.sha256.as_deref(), at, faults);
         self.limits.validate(&at.key("limits"), faults);
+        if let Some(fallback) = &self.fallback {
+            fallback.validate(&at.key("fallback"), faults);
+        }
+        self.validate_skipping(at, faults);
         self.grants.validate(&at.key("grants"), faults);
         let config_bytes = self.config.to_string().len();
         if config_bytes > MOST_CONFIG_BYTES {
@@ -147,6 +144,55 @@ impl PluginConfig {
                 format!("{config_bytes} bytes of configuration: expected at most {MOST_CONFIG_BYTES}"),
             );
         }
+    }
+}
+
+impl PluginConfig {
+    /// Whoever keeps requests out and is skipped lets them in.
+    fn validate_skipping(&self, at: &Path, faults: &mut Faults) {
+        if self.on_failure != OnFailure::Skip {
+            return;
+        }
+        let at = at.key("on_failure");
+        match self.decides {
+            Some(false) => {}
+            Some(true) => faults.push(
+                Fault::error(&at, "a plugin that decides on access cannot be skipped: requests would pass undecided")
+                    .help("write on_failure: refuse, or give it a fallback"),
+            ),
+            None => faults.push(
+                Fault::warning(&at, "requests pass when this plugin fails: if it keeps any out, they come in then")
+                    .help("write decides: false if it decides nothing, or on_failure: refuse"),
+            ),
+        }
+    }
+}
+
+/// Checks where a component comes from; its keys are under `at`.
+pub(crate) fn validate_component(component: &ComponentSource, sha256: Option<&str>, at: &Path, faults: &mut Faults) {
+    let ComponentSource::File(file) = component else { return };
+    if file.as_os_str().is_empty() {
+        faults.error(&at.key("component"), "the path is empty: expected a component's file");
+    }
+    match sha256 {
+        None => faults.push(
+            Fault::warning(&at.key("component"), "the component is not pinned: any file under that path is run")
+                .help("give its sha256"),
+        ),
+        Some(digest) if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            let seen: String = digest.chars().take(80).collect();
+            faults.error(&at.key("sha256"), format!("{seen:?} is not a SHA-256: expected 64 hexadecimal digits"));
+        }
+        Some(_) => {}
+    }
+}
+
+/// Checks a deadline.
+pub(crate) fn validate_deadline(deadline: Span, at: &Path, faults: &mut Faults) {
+    if deadline < SHORTEST_DEADLINE || deadline > LONGEST_DEADLINE {
+        faults.error(at, format!("{deadline} is out of range: expected {SHORTEST_DEADLINE} to {LONGEST_DEADLINE}"));
+    } else if !deadline.get().subsec_nanos().is_multiple_of(1_000_000) {
+        faults.error(at, format!("{deadline} is too fine: expected whole milliseconds"));
     }
 }
 
@@ -159,14 +205,7 @@ impl Limits {
                 format!("{memory} is out of range: expected {LEAST_MEMORY} to {MOST_MEMORY}"),
             );
         }
-        if deadline < SHORTEST_DEADLINE || deadline > LONGEST_DEADLINE {
-            faults.error(
-                &at.key("deadline"),
-                format!("{deadline} is out of range: expected {SHORTEST_DEADLINE} to {LONGEST_DEADLINE}"),
-            );
-        } else if deadline.get().subsec_nanos() % 1_000_000 != 0 {
-            faults.error(&at.key("deadline"), format!("{deadline} is too fine: expected whole milliseconds"));
-        }
+        validate_deadline(deadline, &at.key("deadline"), faults);
     }
 }
 
@@ -329,7 +368,10 @@ mod tests {
         let schema = serde_json::to_value(schemars::schema_for!(PluginConfig)).unwrap();
         let limits = &schema["$defs"]["Limits"];
         for (keys, expected) in [
-            (&schema["properties"], &["component", "sha256", "limits", "on_failure", "grants", "config"][..]),
+            (
+                &schema["properties"],
+                &["component", "sha256", "limits", "fallback", "decides", "on_failure", "grants", "config"][..],
+            ),
             (&limits["properties"], &["memory", "deadline"]),
         ] {
             let keys = keys.as_object().unwrap();

@@ -32,7 +32,7 @@ pub(crate) enum TooMuch {
 }
 
 /// The changes of one phase to one message.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Edits {
     operations: Operations,
     bytes: usize,
@@ -105,9 +105,19 @@ impl Edits {
         from_base.chain(written)
     }
 
+    /// The names of the fields that change.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.operations.iter().map(|operation| operation.name().as_str())
+    }
+
+    /// Whether the header would not hold too many fields.
+    pub(crate) fn fits(&self, base: &HeaderMap) -> bool {
+        base.len() + self.operations.len() <= MOST_FIELDS
+    }
+
     /// Makes the changes and tells them. None, and nothing made, where the header might then hold too many fields.
     pub(crate) fn apply(self, base: &mut HeaderMap) -> Option<Operations> {
-        if base.len() + self.operations.len() > MOST_FIELDS {
+        if !self.fits(base) {
             return None;
         }
         for operation in &self.operations {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use sluice_vocabulary::share::Patience;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
 
@@ -35,7 +36,8 @@ pub(crate) struct Sandbox {
     /// How many instances there may be at once; acquired before the pool is asked, which would refuse where this waits.
     permits: Semaphore,
     pub(crate) instances: u32,
-    queue: Duration,
+    /// How long a call waits, in all.
+    pub(crate) queue: Duration,
     /// Instances that wait for the next phase of their request, and the memory they have. These hold permits too.
     kept: AtomicUsize,
     kept_bytes: AtomicUsize,
@@ -69,12 +71,12 @@ impl Sandbox {
     }
 
     /// The right to one instance, waited for if need be, and the certainty that the deadline of its calls is watched.
-    pub(crate) async fn admit(&self) -> Result<SemaphorePermit<'_>, Failure> {
+    pub(crate) async fn admit(&self, patience: &mut Patience) -> Result<SemaphorePermit<'_>, Failure> {
         let permit = match self.permits.try_acquire() {
             Ok(permit) => permit,
-            Err(_) => match tokio::time::timeout(self.queue, self.permits.acquire()).await {
-                Ok(Ok(permit)) => permit,
-                Ok(Err(_)) | Err(_) => return Err(Failure::Overloaded(self.queue.as_millis())),
+            Err(_) => match patience.wait(self.permits.acquire()).await {
+                Some(Ok(permit)) => permit,
+                Some(Err(_)) | None => return Err(Failure::Overloaded(self.queue.as_millis())),
             },
         };
         self.is_watched().map(|()| permit)

@@ -1,5 +1,8 @@
 //! Why a phase failed: for the operator's logs and metrics. The client learns no more than its status.
 
+use std::time::Duration;
+
+use sluice_vocabulary::share::OverShare;
 use wasmtime::Trap;
 
 use crate::edits::TooMuch;
@@ -27,6 +30,9 @@ pub(crate) enum Failure {
     /// No instance came free in time.
     #[error("no instance came free within {0} ms")]
     Overloaded(u128),
+    /// The tenant uses as much as it may.
+    #[error(transparent)]
+    Share(#[from] OverShare),
     /// The pool had a permit but no room.
     #[error("the pool of instances is exhausted: {0}")]
     Crowded(String),
@@ -44,12 +50,13 @@ pub(crate) enum Kind {
     Memory,
     Output,
     Overloaded,
+    Share,
     Host,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Trap, Self::Deadline, Self::Memory, Self::Output, Self::Overloaded, Self::Host];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Trap, Self::Deadline, Self::Memory, Self::Output, Self::Overloaded, Self::Share, Self::Host];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -58,6 +65,7 @@ impl Kind {
             Self::Memory => "memory",
             Self::Output => "output",
             Self::Overloaded => "overloaded",
+            Self::Share => "share",
             Self::Host => "host",
         }
     }
@@ -71,8 +79,23 @@ impl Failure {
             Self::Memory { .. } => Kind::Memory,
             Self::Output(_) => Kind::Output,
             Self::Overloaded(_) | Self::Crowded(_) => Kind::Overloaded,
+            Self::Share(_) => Kind::Share,
             Self::Host(_) => Kind::Host,
         }
+    }
+
+    /// When a client may try again, where it is for want of room.
+    pub(crate) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Share(over) => Some(over.retry_after()),
+            Self::Overloaded(_) | Self::Crowded(_) => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the implementation's own, so that another may do better: not the sandbox's, nor for want of room.
+    pub(crate) const fn is_its_own(&self) -> bool {
+        matches!(self.kind(), Kind::Trap | Kind::Deadline | Kind::Memory | Kind::Output)
     }
 
     /// What an error of the engine means. `refused_memory` is the bound, where the guest had asked for more.

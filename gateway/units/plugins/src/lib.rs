@@ -19,6 +19,7 @@
 
 // What the operator writes, and what crosses between the application and a chain.
 mod config;
+mod fallback;
 mod grants;
 mod message;
 
@@ -51,6 +52,10 @@ mod living;
 mod plugin;
 mod visit;
 
+// Two implementations of one job.
+mod failover;
+mod quarantine;
+
 mod chain;
 
 // The unit.
@@ -60,6 +65,7 @@ mod unit;
 pub use chain::Chain;
 pub use config::{ComponentSource, Limits, OnFailure, PluginConfig, validate};
 pub use effects::Effects;
+pub use fallback::{Compare, Fallback, QuarantineConfig};
 pub use grants::{Grants, KeyValueGrant};
 pub use message::{Answer, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
 pub use unit::{Deps, Handle, Options, Prepared, SandboxUnavailable, Task, Unit};

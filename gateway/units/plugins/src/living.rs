@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use sluice_vocabulary::share::{Patience, Seat};
 use wasmtime::component::Instance;
 use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 
@@ -16,16 +17,18 @@ use crate::plugin::Plugin;
 /// The right of one instance to be, given back when it is dropped.
 pub(crate) struct Place {
     pub(crate) plugin: Arc<Plugin>,
+    /// Its place among those of its tenant.
+    _seat: Seat,
     /// Bytes it is charged for while no phase of it runs.
     kept: Option<usize>,
 }
 
 impl Place {
     /// A place for an instance of this plugin, waited for if need be.
-    pub(crate) async fn of(plugin: &Arc<Plugin>) -> Result<Self, Failure> {
-        plugin.sandbox.admit().await?.forget();
+    pub(crate) async fn of(plugin: &Arc<Plugin>, seat: Seat, patience: &mut Patience) -> Result<Self, Failure> {
+        plugin.sandbox.admit(patience).await?.forget();
         plugin.shared.metrics.instances.inc();
-        Ok(Self { plugin: Arc::clone(plugin), kept: None })
+        Ok(Self { plugin: Arc::clone(plugin), _seat: seat, kept: None })
     }
 
     fn give_up_keeping(&mut self) {
@@ -68,9 +71,12 @@ impl Living {
         Arc::ptr_eq(&self.place.plugin, plugin)
     }
 
-    /// Whether it may be kept for the request's next phase: not if too many are, or if it is too large.
+    /// Whether it may be kept for the request's next phase: not if too many are, or its tenant uses many, or it is too large.
     pub(crate) fn keep(&mut self) -> bool {
         let bytes = self.store.data().bounds.granted();
+        if !self.store.data().who.claim.has_room() {
+            return false;
+        }
         let kept = self.place.plugin.sandbox.keep(bytes);
         self.place.kept = kept.then_some(bytes);
         kept

@@ -13,9 +13,12 @@ use sha2::{Digest, Sha256};
 use sluice_vocabulary::clock::Clock;
 use tokio::sync::mpsc;
 
+use crate::call::Phase;
 use crate::component::{Checked, LARGEST, Refused};
 use crate::config::{ComponentSource, PluginConfig};
+use crate::plugin::Plugin;
 use sluice_vocabulary::histogram::DurationHistogram;
+use sluice_vocabulary::{Fault, Path as ConfigPath};
 
 /// Threads that compile at once: what is left of a small machine still serves.
 const COMPILE_THREADS: usize = 2;
@@ -94,6 +97,72 @@ impl Loader {
         }
         Ok(component)
     }
+}
+
+/// The components of one plugin: they fit each other and what is asked of them.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) first: Arc<Checked>,
+    pub(crate) second: Option<Arc<Checked>>,
+}
+
+impl Pair {
+    /// Whether a plugin is made of the same bytes.
+    pub(crate) fn is_of(&self, plugin: &Plugin) -> bool {
+        let digest = |component: &Arc<Checked>| component.sha256;
+        let second = plugin.standby.as_ref().map(|standby| digest(&standby.second.component));
+        digest(&self.first) == digest(&plugin.component) && self.second.as_ref().map(digest) == second
+    }
+}
+
+/// Why a plugin's component, or its fallback's, was refused.
+#[derive(Debug)]
+pub(crate) struct RefusedOf {
+    refused: Refused,
+    is_fallback: bool,
+}
+
+impl RefusedOf {
+    /// As a fault of the configuration; the plugin's is at `at`.
+    pub(crate) fn fault(&self, at: &ConfigPath) -> Fault {
+        let key = self.refused.key();
+        // What bounds both is written once.
+        let at = if self.is_fallback && key != "limits" { at.key("fallback").key(key) } else { at.key(key) };
+        let fault = Fault::error(&at, self.refused.to_string());
+        match self.refused.help() {
+            Some(help) => fault.help(help),
+            None => fault,
+        }
+    }
+}
+
+/// Puts a plugin's components together.
+pub(crate) fn pair(
+    config: &PluginConfig,
+    first: Result<Arc<Checked>, Refused>,
+    second: Option<Result<Arc<Checked>, Refused>>,
+) -> Result<Pair, Vec<RefusedOf>> {
+    let of = |is_fallback| move |refused| RefusedOf { refused, is_fallback };
+    let (first, second) = match (first, second.transpose()) {
+        (Ok(first), Ok(second)) => (first, second),
+        (first, second) => {
+            let first = first.err().map(of(false));
+            return Err(first.into_iter().chain(second.err().map(of(true))).collect());
+        }
+    };
+    let mut refused = Vec::new();
+    if config.decides == Some(true) && !first.phases().any(Phase::can_refuse_a_request) {
+        refused.push(of(false)(Refused::CannotDecide(first.phase_names())));
+    }
+    if let Some(second) = &second {
+        if !first.phases().eq(second.phases()) {
+            let (found, expected) = (second.phase_names(), first.phase_names());
+            refused.push(of(true)(Refused::OtherPhases { found, expected }));
+        } else if !first.phases().any(Phase::can_be_undone) {
+            refused.push(of(true)(Refused::NoFailover(first.phase_names())));
+        }
+    }
+    if refused.is_empty() { Ok(Pair { first, second }) } else { Err(refused) }
 }
 
 /// The bytes of a component, at most [`LARGEST`] of them.

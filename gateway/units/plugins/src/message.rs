@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use sluice_vocabulary::request::{Connection, Scheme};
+use sluice_vocabulary::share::Claim;
 use sluice_vocabulary::{Identity, Refusal, TenantId, UpstreamName};
 use smallvec::SmallVec;
 
@@ -50,13 +51,15 @@ pub struct ResponseHead {
     pub headers: HeaderMap,
 }
 
-/// Whose request it is, and how it came: for the plugins' log lines, and for plugins that were granted more.
+/// Whose request it is, and how it came: for the plugins' log lines, for what they may use, and for plugins that were granted more.
 #[derive(Debug, Clone)]
 pub struct Who {
     /// The request's id.
     pub request_id: Arc<str>,
     /// The tenant, where one is known.
     pub tenant: Option<TenantId>,
+    /// On whose account plugins run: the tenant's, or the route's where there is none.
+    pub claim: Claim,
     /// What its token says, where one was verified.
     pub identity: Option<Arc<Identity>>,
     /// The connection it came by; none where nobody knows, and who asks then fails.
@@ -81,9 +84,10 @@ pub struct Link {
 }
 
 impl Who {
-    /// A request of which no more is known.
-    pub const fn new(request_id: Arc<str>, tenant: Option<TenantId>) -> Self {
-        Self { request_id, tenant, identity: None, link: None, upstream: None, tags: 0 }
+    /// A request of which no more is known, on an account of its own.
+    pub fn new(request_id: Arc<str>, tenant: Option<TenantId>) -> Self {
+        let claim = Claim::alone();
+        Self { request_id, tenant, claim, identity: None, link: None, upstream: None, tags: 0 }
     }
 }
 

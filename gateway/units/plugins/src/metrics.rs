@@ -13,6 +13,7 @@ use sluice_vocabulary::histogram::DurationHistogram;
 
 use crate::call::Phase;
 use crate::counts::{Counts, Families};
+use crate::failover::Comparison;
 use crate::failure::Kind;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,6 +33,12 @@ struct OfReason {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    plugin: String,
+    outcome: &'static str,
+}
+
 /// The unit's metrics. The label `plugin` is bounded by the configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -41,6 +48,9 @@ pub(crate) struct Metrics {
     guest_time: Family<OfPlugin, Counter<f64, AtomicU64>>,
     instances: Family<OfPlugin, Gauge>,
     log_lines_dropped: Family<OfPlugin, Counter>,
+    failovers: Family<OfPlugin, Counter>,
+    quarantined: Family<OfPlugin, Gauge>,
+    comparisons: Family<OfOutcome, Counter>,
     series_dropped: Family<OfPlugin, Counter>,
     own: Families,
     pub(crate) loaded: Gauge,
@@ -56,6 +66,9 @@ impl Metrics {
             guest_time: Family::default(),
             instances: Family::default(),
             log_lines_dropped: Family::default(),
+            failovers: Family::default(),
+            quarantined: Family::default(),
+            comparisons: Family::default(),
             series_dropped: Family::default(),
             own: Families::register(registry),
             loaded: Gauge::default(),
@@ -80,6 +93,21 @@ impl Metrics {
             "log_lines_dropped",
             "Lines that plugins logged beyond what one phase may",
             metrics.log_lines_dropped.clone(),
+        );
+        registry.register(
+            "failovers",
+            "Phases that a plugin's fallback was called for because the first implementation failed",
+            metrics.failovers.clone(),
+        );
+        registry.register(
+            "quarantined",
+            "1 while calls go straight to a plugin's fallback",
+            metrics.quarantined.clone(),
+        );
+        registry.register(
+            "comparisons",
+            "Phases in which both implementations of a plugin ran, by how their decisions compare",
+            metrics.comparisons.clone(),
         );
         registry.register(
             "series_dropped",
@@ -114,6 +142,31 @@ impl Metrics {
         }
     }
 
+    /// Handles for a plugin that has a fallback.
+    pub(crate) fn standby(&self, name: &PluginName) -> StandbyMetrics {
+        let plugin = || name.as_str().to_owned();
+        let of_plugin = OfPlugin { plugin: plugin() };
+        StandbyMetrics {
+            failovers: self.failovers.get_or_create(&of_plugin).clone(),
+            quarantined: self.quarantined.get_or_create(&of_plugin).clone(),
+            comparisons: Comparison::ALL.map(|outcome| {
+                let labels = OfOutcome { plugin: plugin(), outcome: outcome.as_str() };
+                self.comparisons.get_or_create(&labels).clone()
+            }),
+        }
+    }
+
+    /// Forgets that a plugin had a fallback.
+    pub(crate) fn forget_standby(&self, name: &PluginName) {
+        let plugin = || name.as_str().to_owned();
+        let labels = OfPlugin { plugin: plugin() };
+        self.failovers.remove(&labels);
+        self.quarantined.remove(&labels);
+        for outcome in Comparison::ALL {
+            self.comparisons.remove(&OfOutcome { plugin: plugin(), outcome: outcome.as_str() });
+        }
+    }
+
     /// What a plugin counts itself.
     pub(crate) fn counts(&self, name: &PluginName) -> Counts {
         let dropped = self.series_dropped.get_or_create(&OfPlugin { plugin: name.as_str().to_owned() }).clone();
@@ -136,6 +189,21 @@ impl Metrics {
         self.instances.remove(&labels);
         self.log_lines_dropped.remove(&labels);
         self.series_dropped.remove(&labels);
+        self.forget_standby(name);
+    }
+}
+
+/// The handles of a plugin that has a fallback.
+#[derive(Debug)]
+pub(crate) struct StandbyMetrics {
+    pub(crate) failovers: Counter,
+    pub(crate) quarantined: Gauge,
+    comparisons: [Counter; Comparison::ALL.len()],
+}
+
+impl StandbyMetrics {
+    pub(crate) const fn comparisons(&self, outcome: Comparison) -> &Counter {
+        &self.comparisons[outcome as usize]
     }
 }
 

@@ -4,15 +4,18 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use sluice_vocabulary::clock::Clock;
+use sluice_vocabulary::share::{Claim, OverShare, Patience, Seat, Turn};
 
 use crate::call::{Phase, Shared, Subject};
 use crate::component::Checked;
 use crate::config::{Limits, OnFailure, PluginConfig};
 use crate::contract::actions::Action;
 use crate::engine::Sandbox;
+use crate::failover::Standby;
 use crate::failure::Failure;
 use crate::limits::Bounds;
 use crate::living::{Living, Place};
@@ -34,7 +37,9 @@ pub(crate) struct Plugin {
     pub(crate) component: Arc<Checked>,
     pub(crate) config: PluginConfig,
     pub(crate) sandbox: Arc<Sandbox>,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The other implementation of its job.
+    pub(crate) standby: Option<Standby>,
     /// Ticks that one phase may run for.
     pub(crate) ticks: u64,
     /// Whether the last call of each phase was [`BRIEF`]. What was never called is not: its first call finds nothing warm.
@@ -45,7 +50,7 @@ pub(crate) struct Plugin {
 
 impl Plugin {
     pub(crate) fn new(
-        shared: Shared,
+        shared: Arc<Shared>,
         component: Arc<Checked>,
         config: PluginConfig,
         sandbox: Arc<Sandbox>,
@@ -54,11 +59,12 @@ impl Plugin {
         let Limits { deadline, .. } = config.limits;
         let ticks = u64::try_from(deadline.get().as_millis() / TICK.as_millis()).unwrap_or(u64::MAX).max(1);
         Self {
-            shared: Arc::new(shared),
+            shared,
             component,
             config,
             sandbox,
             clock,
+            standby: None,
             ticks,
             is_brief: Default::default(),
             warned_at: AtomicU64::new(0),
@@ -85,7 +91,26 @@ impl Plugin {
         visit: &mut Visit,
     ) -> (Subject, Result<Action, Failure>) {
         let phase = subject.phase();
-        let mut living = match visit.take(self) {
+        let claim = visit.who.claim.clone();
+        let mut patience = Patience::new(self.sandbox.queue);
+        // What was kept would hold a place that others can use while its tenant waits for time.
+        if !claim.is_at_ease(self.clock.coarse()) {
+            visit.let_go();
+        }
+        let kept = visit.take(self);
+        // In this order: whoever waits on account of its tenant holds nothing that other tenants need.
+        let seat = match &kept {
+            Some(_) => None,
+            None => match claim.seat(&mut patience).await {
+                Ok(seat) => Some(seat),
+                Err(over) => return (subject, Err(over.into())),
+            },
+        };
+        let turn = match claim.begin(&*self.clock, &mut patience).await {
+            Ok(turn) => turn,
+            Err(over) => return (subject, Err(over.into())),
+        };
+        let mut living = match kept {
             Some(mut kept) => {
                 if let Err(failure) = kept.wake() {
                     return (subject, Err(failure));
@@ -93,7 +118,7 @@ impl Plugin {
                 kept.next_phase(subject);
                 kept
             }
-            None => match Place::of(self).await {
+            None => match self.place(seat, &mut patience).await {
                 Ok(place) => Living::new(place, subject, &visit.who),
                 Err(failure) => return (subject, Err(failure)),
             },
@@ -106,19 +131,27 @@ impl Plugin {
         let may_begin_anew = !self.config.grants.has_lasting_effects();
         if may_begin_anew && self.is_brief[phase as usize].load(Ordering::Relaxed) {
             result = living.at_once(phase);
-            spent.held_until(self.clock.now());
+            let slice = spent.held_until(self.clock.now());
+            claim.charge(slice, spent.until);
             if result.is_none() {
                 living = living.begin_anew();
             }
         }
         let result = match result {
-            Some(result) => result,
-            // Boxed, since it is large and seldom needed: whoever awaits a call would carry room for it.
-            None => Box::pin(self.timed(&mut spent, living.in_slices(phase))).await,
+            Some(result) => Ok(result),
+            None => {
+                let call = living.in_slices(phase);
+                let mut taking = TakingTurns { claim: &claim, turn: Some(turn), patience };
+                // Boxed, since it is large and seldom needed: whoever awaits a call would carry room for it.
+                Box::pin(self.timed(&mut spent, &mut taking, call)).await
+            }
         };
         self.account(phase, &spent);
 
-        let result = result.map_err(|error| Failure::of(&error, self.ticks, living.overstepped()));
+        let result = match result {
+            Ok(result) => result.map_err(|error| Failure::of(&error, self.ticks, living.overstepped())),
+            Err(over) => Err(over.into()),
+        };
         let subject = living.take_subject();
         let has_more = phase == Phase::RequestHeaders && self.has(Phase::ResponseHeaders);
         if has_more && matches!(result, Ok(Action::Continue)) {
@@ -127,19 +160,34 @@ impl Plugin {
         (subject, result)
     }
 
-    /// Notes when a call holds a thread.
-    async fn timed<T>(&self, spent: &mut Spent, call: impl Future<Output = T>) -> T {
+    /// A place among all instances, for whoever has one among its tenant's.
+    async fn place(self: &Arc<Self>, seat: Option<Seat>, patience: &mut Patience) -> Result<Place, Failure> {
+        match seat {
+            Some(seat) => Place::of(self, seat, patience).await,
+            None => Err(Failure::Host("a call without a place among its tenant's".to_owned())),
+        }
+    }
+
+    /// Runs a call slice by slice: in turn with the others of its tenant, and on that one's account.
+    async fn timed<T>(
+        &self,
+        spent: &mut Spent,
+        taking: &mut TakingTurns<'_>,
+        call: impl Future<Output = T>,
+    ) -> Result<T, OverShare> {
         let mut call = pin!(call);
-        let mut first = true;
-        poll_fn(|context| {
-            if !std::mem::take(&mut first) {
-                spent.resumes(self.clock.now());
+        loop {
+            let slice = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
+            let held = spent.held_until(self.clock.now());
+            taking.claim.charge(held, spent.until);
+            taking.turn = None;
+            match slice {
+                Poll::Ready(result) => return Ok(result),
+                Poll::Pending => woken().await,
             }
-            let result = call.as_mut().poll(context);
-            spent.held_until(self.clock.now());
-            result
-        })
-        .await
+            taking.turn = Some(taking.claim.go_on(&*self.clock, &mut taking.patience).await?);
+            spent.resumes(self.clock.now());
+        }
     }
 
     /// Accounts for the time of a call: the whole of it, and the part in which it held a thread. The latter tells how to
@@ -154,19 +202,24 @@ impl Plugin {
         }
     }
 
-    /// Counts a failure, and says it unless it was said a moment ago.
-    pub(crate) fn failed(&self, phase: Phase, failure: &Failure, who: &Who) {
-        self.shared.metrics.failures(failure.kind()).inc();
+    /// Whether it is time for another warning about this plugin; then the next has to wait.
+    pub(crate) fn may_warn(&self) -> bool {
         let now = self.clock.unix_seconds();
         let said = self.warned_at.load(Ordering::Relaxed);
         let due = said == 0 || now >= said.saturating_add(WARN_EVERY.as_secs());
-        if due && self.warned_at.compare_exchange(said, now + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        due && self.warned_at.compare_exchange(said, now + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Counts a failure, and says it unless it was said a moment ago; `then` is what becomes of the request.
+    pub(crate) fn failed(&self, phase: Phase, failure: &Failure, who: &Who, then: &'static str) {
+        self.shared.metrics.failures(failure.kind()).inc();
+        if self.may_warn() {
             tracing::warn!(
                 plugin = %self.shared.name,
                 %phase,
                 request.id = %who.request_id,
                 reason = failure.kind().as_str(),
-                on_failure = self.config.on_failure.as_str(),
+                then,
                 error = %failure,
                 "plugin failed"
             );
@@ -193,10 +246,25 @@ impl Spent {
         self.slice_begun = now;
     }
 
-    /// A slice ended; another may follow at once.
-    fn held_until(&mut self, now: Instant) {
-        self.held += now.saturating_duration_since(self.slice_begun);
+    /// A slice ended; another may follow at once. Gives its length.
+    fn held_until(&mut self, now: Instant) -> Duration {
+        let slice = now.saturating_duration_since(self.slice_begun);
+        self.held += slice;
         self.slice_begun = now;
         self.until = now;
+        slice
     }
+}
+
+/// Leave to run, slice by slice.
+struct TakingTurns<'a> {
+    claim: &'a Claim,
+    turn: Option<Turn<'a>>,
+    patience: Patience,
+}
+
+/// Waits until whoever polls is woken: by what was polled just before with the same waker.
+async fn woken() {
+    let mut first = true;
+    poll_fn(|_| if std::mem::take(&mut first) { Poll::Pending } else { Poll::Ready(()) }).await;
 }

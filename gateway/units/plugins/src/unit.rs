@@ -15,13 +15,14 @@ use sluice_vocabulary::unit::{BoxFuture, Health, State, Stop};
 use sluice_vocabulary::{Fault, Path, PluginName};
 use tokio::sync::oneshot;
 
-use crate::call::{Phase, Ports, Shared};
+use crate::call::{Ports, Shared};
 use crate::chain::Chain;
 use crate::config::{PluginConfig, Told};
 use crate::counts::Counts;
 use crate::engine::Sandbox;
+use crate::failover::{Comparison, Standby};
 use crate::failure::Kind;
-use crate::load::{Known, Loader};
+use crate::load::{Known, Loader, Pair, pair};
 use crate::metrics::Metrics;
 use crate::plugin::Plugin;
 use crate::store::{Store, Whole};
@@ -64,7 +65,8 @@ impl Unit {
     /// Makes the engine and its pool; starts nothing. Calls fail until the task runs, since nothing would bound them.
     ///
     /// Registers, without a prefix: `invocations`, `failures`, `duration_seconds`, `cpu_seconds`, `instances`,
-    /// `log_lines_dropped`, `loaded`, `compile_duration_seconds`, `count`, `gauge`, `series_dropped`.
+    /// `log_lines_dropped`, `failovers`, `quarantined`, `comparisons`, `loaded`, `compile_duration_seconds`, `count`, `gauge`,
+    /// `series_dropped`.
     ///
     /// # Errors
     /// If the machine cannot run the engine at all.
@@ -139,27 +141,26 @@ impl Handle {
         base: &FilePath,
     ) -> Result<Prepared, Vec<Fault>> {
         let loaded = self.inner.loaded.load_full();
-        let known: Known =
-            loaded.values().map(|plugin| (plugin.component.sha256, Arc::clone(&plugin.component))).collect();
-        let components = self.inner.loader.load(plugins.values().cloned().collect(), base, known).await;
+        let seconds = loaded.values().filter_map(|plugin| Some(&plugin.standby.as_ref()?.second));
+        let all = loaded.values().chain(seconds);
+        let known: Known = all.map(|plugin| (plugin.component.sha256, Arc::clone(&plugin.component))).collect();
+        let second = |config: &PluginConfig| Some(config.fallback.as_ref()?.as_plugin(config));
+        let wanted = plugins.values().cloned().chain(plugins.values().filter_map(second)).collect();
+        let mut components = self.inner.loader.load(wanted, base, known).await;
+        let mut seconds = components.split_off(plugins.len()).into_iter();
 
         let mut prepared = Loaded::new();
         let mut faults = Vec::new();
-        for ((name, config), component) in plugins.iter().zip(components) {
-            match component {
-                Ok(component) => {
-                    let unchanged = loaded
-                        .get(name)
-                        .filter(|plugin| plugin.component.sha256 == component.sha256 && plugin.config == *config);
-                    let plugin = unchanged.cloned().unwrap_or_else(|| Arc::new(self.plugin(name, config, component)));
+        for ((name, config), first) in plugins.iter().zip(components) {
+            let second = config.fallback.as_ref().and_then(|_| seconds.next());
+            match pair(config, first, second) {
+                Ok(pair) => {
+                    let unchanged = loaded.get(name).filter(|plugin| pair.is_of(plugin) && plugin.config == *config);
+                    let plugin = unchanged.cloned().unwrap_or_else(|| Arc::new(self.plugin(name, config, pair)));
                     prepared.insert(name.clone(), plugin);
                 }
                 Err(refused) => {
-                    let fault = Fault::error(&at.key(name.as_str()).key(refused.key()), refused.to_string());
-                    faults.push(match refused.help() {
-                        Some(help) => fault.help(help),
-                        None => fault,
-                    });
+                    faults.extend(refused.into_iter().map(|refused| refused.fault(&at.key(name.as_str()))));
                 }
             }
         }
@@ -178,7 +179,11 @@ impl Handle {
             }
             stays
         });
-        for plugin in prepared.plugins.values() {
+        for (name, plugin) in &prepared.plugins {
+            match &plugin.standby {
+                Some(standby) => drop(standby.metrics.quarantined.set(i64::from(standby.quarantine.is_out()))),
+                None => self.inner.metrics.forget_standby(name),
+            }
             plugin.shared.store.resize(plugin.config.grants.key_value.unwrap_or_default().room());
         }
         self.inner.loaded.store(Arc::new(prepared.plugins));
@@ -189,37 +194,46 @@ impl Handle {
         &self.health
     }
 
-    fn plugin(&self, name: &PluginName, config: &PluginConfig, component: Arc<crate::component::Checked>) -> Plugin {
-        let phases: Vec<&str> = component.phases().map(Phase::as_str).collect();
+    fn plugin(&self, name: &PluginName, config: &PluginConfig, pair: Pair) -> Plugin {
+        let inner = &self.inner;
         tracing::info!(
             plugin = %name,
             component = %config.component,
-            sha256 = hex::encode(component.sha256),
-            phases = phases.join(","),
+            sha256 = hex::encode(pair.first.sha256),
+            phases = pair.first.phase_names(),
+            fallback = config.fallback.as_ref().map(|fallback| tracing::field::display(&fallback.component)),
             "plugin loaded"
         );
         let (counts, store) = {
-            let mut named = self.inner.named.lock();
+            let mut named = inner.named.lock();
             let Named { counts, store } = named.entry(name.clone()).or_insert_with(|| Named {
-                counts: Arc::new(self.inner.metrics.counts(name)),
+                counts: Arc::new(inner.metrics.counts(name)),
                 store: Arc::new(Store::new(
-                    Arc::clone(&self.inner.stores),
+                    Arc::clone(&inner.stores),
                     config.grants.key_value.unwrap_or_default().room(),
                 )),
             });
             (Arc::clone(counts), Arc::clone(store))
         };
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             name: name.clone(),
             told: Told::new(&config.config),
-            metrics: self.inner.metrics.plugin(name),
-            host: Arc::clone(&self.inner.ports),
+            metrics: inner.metrics.plugin(name),
+            host: Arc::clone(&inner.ports),
             counts,
             store,
             upstreams: config.grants.upstreams.clone(),
+        });
+        let clock = &inner.ports.clock;
+        let plugin = |component, config| {
+            Plugin::new(Arc::clone(&shared), component, config, Arc::clone(&inner.sandbox), Arc::clone(clock))
         };
-        let clock = Arc::clone(&self.inner.ports.clock);
-        Plugin::new(shared, component, config.clone(), Arc::clone(&self.inner.sandbox), clock)
+        let mut first = plugin(pair.first, config.clone());
+        if let (Some(component), Some(fallback)) = (pair.second, &config.fallback) {
+            let second = Arc::new(plugin(component, fallback.as_plugin(config)));
+            first.standby = Some(Standby::new(second, fallback, inner.metrics.standby(name), clock.now()));
+        }
+        first
     }
 }
 
@@ -296,6 +310,8 @@ fn inspect_plugin(plugin: &Plugin) -> Value {
         "sha256": hex::encode(plugin.component.sha256),
         "bytes": plugin.component.bytes,
         "limits": plugin.config.limits,
+        "fallback": plugin.standby.as_ref().map(inspect_standby),
+        "decides": plugin.config.decides,
         "grants": plugin.config.grants,
         "on_failure": plugin.config.on_failure,
         "phases": phases,
@@ -303,6 +319,25 @@ fn inspect_plugin(plugin: &Plugin) -> Value {
         "instances": metrics.instances.get(),
         "store": { "entries": entries, "bytes": bytes },
         "cpu_seconds": metrics.guest_time.get(),
+    })
+}
+
+fn inspect_standby(standby: &Standby) -> Value {
+    let Standby { second, quarantine, metrics, .. } = standby;
+    let comparisons: serde_json::Map<String, Value> = Comparison::ALL
+        .map(|outcome| (outcome.as_str().to_owned(), json!(metrics.comparisons(outcome).get())))
+        .into_iter()
+        .collect();
+    json!({
+        "component": second.config.component,
+        "sha256": hex::encode(second.component.sha256),
+        "bytes": second.component.bytes,
+        "deadline": second.config.limits.deadline,
+        "quarantined": quarantine.is_out(),
+        "failures_in_a_row": quarantine.failures(),
+        "good_probes": quarantine.good_probes(),
+        "failovers": metrics.failovers.get(),
+        "comparisons": comparisons,
     })
 }
 

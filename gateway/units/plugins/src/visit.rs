@@ -51,6 +51,16 @@ impl Visit {
         }
     }
 
+    /// Whether this plugin left an instance.
+    pub(crate) fn holds(&self, plugin: &Arc<Plugin>) -> bool {
+        self.kept.iter().any(|living| living.is_of(plugin))
+    }
+
+    /// Lets go of the instances that were kept.
+    pub(crate) fn let_go(&mut self) {
+        self.kept.clear();
+    }
+
     /// The instance that this plugin left. Where a plugin was passed twice, the last first: chains run in reverse then.
     pub(crate) fn take(&mut self, plugin: &Arc<Plugin>) -> Option<Living> {
         let index = self.kept.iter().rposition(|living| living.is_of(plugin))?;

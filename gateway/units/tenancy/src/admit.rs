@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use sluice_vocabulary::limiter::{Allowed, Limited};
 use sluice_vocabulary::request::RequestView;
+use sluice_vocabulary::share::Claim;
 use sluice_vocabulary::{Identity, PluginName, Reason, Refusal, TenantId};
 use smallvec::SmallVec;
 
@@ -184,7 +185,7 @@ impl Handle {
 impl Snapshot {
     fn new(config: &Config, metrics: &Metrics, usage: impl Fn(&TenantId) -> Option<Arc<Usage>>) -> Self {
         let named = |tenant: &TenantId, own| Named {
-            policy: Arc::new(Policy::of_override(own, &config.default)),
+            policy: Arc::new(Policy::of_override(own, &config.default, metrics.told(tenant))),
             usage: usage(tenant).unwrap_or_default(),
             outcomes: metrics.of(tenant),
         };
@@ -244,6 +245,11 @@ impl Admitted {
             }
             _ => Fields::new(),
         }
+    }
+
+    /// What the plugins that the request passes may use on account of its tenant. None where it has none.
+    pub fn plugin_claim(&self) -> Option<Claim> {
+        Some(self.policy.as_ref()?.claim(self.place.as_ref()?.plugins()))
     }
 
     /// The plugins that the request passes on account of its tenant, in order, as of the configuration it was admitted

@@ -6,6 +6,7 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_vocabulary::measure::Span;
+use sluice_vocabulary::share::Share;
 use sluice_vocabulary::{Fault, Faults, Path, PluginName, TenantId};
 
 /// How tenants are told apart, and what each may use.
@@ -61,6 +62,44 @@ pub struct TenantPolicy {
     pub concurrency: Option<u32>,
     /// Plugins that every request of the tenant passes, in this order, before those of its route.
     pub plugins: Vec<PluginName>,
+    /// What the plugins that a tenant's requests pass may use, on all routes together. Those of requests without a tenant
+    /// may use this on each route.
+    pub plugin_limits: PluginLimits,
+}
+
+/// What plugins may use on account of one tenant. What is over it waits a little, then is refused with 503.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PluginLimits {
+    /// Instances at once, 1 to 65536. Default 32.
+    pub instances: u32,
+    /// Processor time in every second, 1ms to 1000s. Default 500ms: half a processor.
+    pub cpu: Span,
+}
+
+impl Default for PluginLimits {
+    fn default() -> Self {
+        let Share { instances, cpu } = Share::DEFAULT;
+        Self { instances, cpu: Span::millis(u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX)) }
+    }
+}
+
+impl PluginLimits {
+    fn validate(self, at: &Path, faults: &mut Faults) {
+        let Self { instances, cpu } = self;
+        if !(1..=65_536).contains(&instances) {
+            faults.error(&at.key("instances"), format!("{instances} is out of range: expected 1 to 65536"));
+        }
+        let (least, most) = (Span::millis(1), Span::secs(1000));
+        if cpu < least || cpu > most {
+            faults.error(&at.key("cpu"), format!("{cpu} is out of range: expected {least} to {most}"));
+        }
+    }
+
+    /// As the sandbox takes it.
+    pub fn share(self) -> Share {
+        Share { instances: self.instances, cpu: self.cpu.get() }
+    }
 }
 
 /// What differs for one tenant.
@@ -73,6 +112,8 @@ pub struct TenantOverride {
     pub concurrency: Option<u32>,
     /// Plugins in place of the default's; an empty list means none.
     pub plugins: Option<Vec<PluginName>>,
+    /// What its plugins may use, in place of the default's.
+    pub plugin_limits: Option<PluginLimits>,
 }
 
 /// A rate: `requests` in every `per`, and `burst` at once after a rest.
@@ -136,10 +177,12 @@ impl Config {
         let at_default = at.key("default");
         validate_limits(self.default.rate.as_ref(), self.default.concurrency, &at_default, faults);
         validate_plugins(&self.default.plugins, &at_default, faults);
+        self.default.plugin_limits.validate(&at_default.key("plugin_limits"), faults);
         for (tenant, policy) in &self.overrides {
             let at = at.key("overrides").key(tenant.as_str());
             validate_limits(policy.rate.as_ref(), policy.concurrency, &at, faults);
             validate_plugins(policy.plugins.as_deref().unwrap_or_default(), &at, faults);
+            policy.plugin_limits.unwrap_or_default().validate(&at.key("plugin_limits"), faults);
         }
     }
 }

@@ -1,12 +1,15 @@
 //! What tenancy counts.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
+use sluice_vocabulary::share::Told;
 use sluice_vocabulary::{Reason, TenantId};
 
 /// Counters with their handles made in advance. Tenants are labels only where the operator named them in `overrides`,
@@ -19,6 +22,8 @@ pub(crate) struct Metrics {
     pub(crate) tracked: Gauge,
     pub(crate) forgotten: Counter,
     by_tenant: Family<ByTenant, Counter>,
+    plugin_cpu: Family<OfTenant, Counter<f64, AtomicU64>>,
+    plugin_refusals: Family<OfTenant, Counter>,
 }
 
 /// What may become of a request of a known tenant.
@@ -38,6 +43,11 @@ struct ByReason {
 struct ByTenant {
     tenant: String,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTenant {
+    tenant: String,
 }
 
 const ADMITTED: &str = "admitted";
@@ -66,6 +76,19 @@ impl Metrics {
             tracked.clone(),
         );
         registry.register("forgotten", "Tenants forgotten to make room for others", forgotten.clone());
+        let plugin_cpu = Family::<OfTenant, Counter<f64, AtomicU64>>::default();
+        let plugin_refusals = Family::<OfTenant, Counter>::default();
+        registry.register_with_unit(
+            "plugin_cpu",
+            "Time that plugins held a thread on account of the tenants that the configuration names",
+            Unit::Seconds,
+            plugin_cpu.clone(),
+        );
+        registry.register(
+            "plugin_refusals",
+            "Calls of plugins that found a named tenant over its share",
+            plugin_refusals.clone(),
+        );
         let refused = |reason: Reason| refusals.get_or_create_owned(&ByReason { reason: reason.slug() });
         Self {
             all: Outcomes {
@@ -78,7 +101,18 @@ impl Metrics {
             tracked,
             forgotten,
             by_tenant,
+            plugin_cpu,
+            plugin_refusals,
         }
+    }
+
+    /// What is told of what a named tenant's plugins use.
+    pub(crate) fn told(&self, tenant: &TenantId) -> Arc<Told> {
+        let labels = OfTenant { tenant: tenant.as_str().to_owned() };
+        Arc::new(Told {
+            cpu: self.plugin_cpu.get_or_create_owned(&labels),
+            refused: self.plugin_refusals.get_or_create_owned(&labels),
+        })
     }
 
     /// The counters of one tenant of the configuration.
@@ -97,6 +131,9 @@ impl Metrics {
             for outcome in [ADMITTED, Reason::TenantRateLimited.slug(), Reason::TenantConcurrency.slug()] {
                 self.by_tenant.remove(&labels(tenant, outcome));
             }
+            let labels = OfTenant { tenant: tenant.as_str().to_owned() };
+            self.plugin_cpu.remove(&labels);
+            self.plugin_refusals.remove(&labels);
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use sluice_vocabulary::PluginName;
 use sluice_vocabulary::limiter::Rate;
+use sluice_vocabulary::share::{Account, Claim, Share, Told};
 
 use crate::config::{RateLimit, TenantOverride, TenantPolicy};
 
@@ -15,6 +16,9 @@ pub struct Policy {
     pub(crate) rate: Option<RatePolicy>,
     pub(crate) concurrency: Option<u32>,
     plugins: Arc<[PluginName]>,
+    share: Share,
+    /// What is told of the share, of a tenant that the configuration names.
+    told: Option<Arc<Told>>,
 }
 
 /// A rate and how it is told to clients.
@@ -31,15 +35,24 @@ impl Policy {
             rate: default.rate.as_ref().map(RatePolicy::new),
             concurrency: default.concurrency,
             plugins: default.plugins.clone().into(),
+            share: default.plugin_limits.share(),
+            told: None,
         }
     }
 
-    pub(crate) fn of_override(own: &TenantOverride, default: &TenantPolicy) -> Self {
+    pub(crate) fn of_override(own: &TenantOverride, default: &TenantPolicy, told: Arc<Told>) -> Self {
         Self {
             rate: own.rate.as_ref().or(default.rate.as_ref()).map(RatePolicy::new),
             concurrency: own.concurrency.or(default.concurrency),
             plugins: own.plugins.as_ref().unwrap_or(&default.plugins).clone().into(),
+            share: own.plugin_limits.unwrap_or(default.plugin_limits).share(),
+            told: Some(told),
         }
+    }
+
+    /// A claim of this tenant on an account.
+    pub(crate) fn claim(&self, account: &Arc<Account>) -> Claim {
+        Claim::new(Arc::clone(account), self.share, self.told.clone())
     }
 
     /// The plugins that the tenant's requests pass, in order.

@@ -6,20 +6,23 @@
 //! is no room, and the newcomer is refused.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 use sluice_vocabulary::TenantId;
 use sluice_vocabulary::limiter::Bucket;
+use sluice_vocabulary::share::Account;
 
 /// What is remembered of one tenant.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) bucket: Bucket,
     in_flight: AtomicU32,
+    /// What its plugins use; made when the first of its requests passes one.
+    plugins: OnceLock<Arc<Account>>,
 }
 
 impl Usage {
@@ -27,6 +30,11 @@ impl Usage {
     pub(crate) fn enter(&self, most: u32) -> bool {
         let enter = |current: u32| (current < most).then_some(current + 1);
         self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, enter).is_ok()
+    }
+
+    /// What its plugins use.
+    pub(crate) fn plugins(&self) -> &Arc<Account> {
+        self.plugins.get_or_init(Arc::default)
     }
 
     /// Gives the place back.

@@ -267,7 +267,7 @@ async fn what_is_not_granted_is_refused_when_the_component_is_loaded() {
         grants: serde_json::from_value(grants).unwrap(),
         ..plugin("probe.wasm", Value::Null)
     };
-    let faults = world.load(&[("p", without(json!({})))]).await.err().expect("nothing is granted");
+    let faults = world.load(&[("p", without(json!({})))]).await.expect_err("nothing is granted");
     let said = faults[0].to_string();
     for grant in ["identity: true", "connection: true", "clock: true", "random: true", "metrics: true", "tags: true"] {
         assert!(said.contains(&format!("grants: {{ {grant} }}")), "{said}");
@@ -275,7 +275,7 @@ async fn what_is_not_granted_is_refused_when_the_component_is_loaded() {
     assert!(said.starts_with("plugins.p.grants: imports sluice:plugin/"), "{said}");
     let mut most = serde_json::to_value(everything()).unwrap();
     most.as_object_mut().unwrap().remove("clock");
-    let faults = world.load(&[("p", without(most))]).await.err().expect("one is not granted");
+    let faults = world.load(&[("p", without(most))]).await.expect_err("one is not granted");
     assert_eq!(
         faults[0].to_string(),
         "plugins.p.grants: imports sluice:plugin/clock@1.1.0 (grants: { clock: true }), not granted to it (grant it, if it \
@@ -283,7 +283,7 @@ async fn what_is_not_granted_is_refused_when_the_component_is_loaded() {
     );
     // The same component for two plugins, each with its own grants: what one has does not help the other.
     let both = [("a", probe(Value::Null)), ("b", without(json!({ "clock": true })))];
-    let faults = world.load(&both).await.err().expect("the second lacks most");
+    let faults = world.load(&both).await.expect_err("the second lacks most");
     assert!(faults.len() == 1 && faults[0].to_string().starts_with("plugins.b.grants"), "{faults:?}");
 }
 

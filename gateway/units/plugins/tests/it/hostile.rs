@@ -28,7 +28,7 @@ const ENDED: [(&str, &str); 12] = [
 /// Misbehaviour that is turned back to the plugin as an error, which it then fails by.
 const TURNED_BACK: [&str; 2] = ["split-header", "framing-header"];
 /// Every value of the `reason` label.
-const REASONS: [&str; 6] = ["trap", "deadline", "memory", "output", "overloaded", "host"];
+const REASONS: [&str; 7] = ["trap", "deadline", "memory", "output", "overloaded", "share", "host"];
 const PHASES: [&str; 2] = ["request", "response"];
 
 /// Sends a message through the phase; gives what came back beside what was sent, and the outcome.

@@ -12,7 +12,7 @@ use sluice_vocabulary::ports::Inspect as _;
 use crate::world::{World, changes, name, plugin, prebuilt, request, text, visit};
 
 async fn fault(world: &World, config: PluginConfig) -> String {
-    let faults = world.load(&[("p", config)]).await.err().expect("it must be refused");
+    let faults = world.load(&[("p", config)]).await.expect_err("it must be refused");
     assert_eq!(faults.len(), 1, "{faults:?}");
     faults[0].to_string()
 }

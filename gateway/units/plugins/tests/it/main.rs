@@ -3,8 +3,11 @@
 
 mod world;
 
+mod deciding;
+mod failing_over;
 mod granted;
 mod hostile;
 mod loading;
 mod serving;
+mod shares;
 mod sharing;

@@ -13,6 +13,7 @@ use sluice_plugins::{
 };
 use sluice_vocabulary::clock::{Clock, ManualClock, SystemClock, SystemEntropy};
 use sluice_vocabulary::request::Scheme;
+use sluice_vocabulary::share::Claim;
 use sluice_vocabulary::unit::{State, Stop, Stopper, Task as _};
 use sluice_vocabulary::{Fault, Path, PluginName, TenantId};
 
@@ -86,6 +87,7 @@ impl World {
     }
 }
 
+#[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) each: BTreeMap<String, Arc<Chain>>,
     /// All of them, by name.
@@ -116,7 +118,14 @@ pub(crate) fn text(wat: &str) -> PluginConfig {
 
 /// The stay of a request that has met no plugin yet.
 pub(crate) fn visit() -> Visit {
-    Visit::new(Who::new("r-1".into(), Some(TenantId::new("acme").unwrap())))
+    visit_on(Claim::alone())
+}
+
+/// The same, on somebody's account.
+pub(crate) fn visit_on(claim: Claim) -> Visit {
+    let mut who = Who::new("r-1".into(), Some(TenantId::new("acme").unwrap()));
+    who.claim = claim;
+    Visit::new(who)
 }
 
 pub(crate) fn headers(fields: &[(&str, &str)]) -> HeaderMap {
