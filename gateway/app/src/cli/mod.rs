@@ -7,6 +7,7 @@ mod door;
 mod inspect;
 mod kernel;
 pub(crate) mod load;
+mod plugin;
 mod run;
 mod schema;
 mod token;
@@ -72,6 +73,9 @@ enum Command {
     Kernel(kernel::Arguments),
     /// Make and read tokens while developing, and ask a gateway what a token is worth and why
     Token(token::Arguments),
+    /// Look at plugins before they are served
+    #[command(subcommand)]
+    Plugin(plugin::Command),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Print a completion script for a shell
@@ -86,6 +90,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Kernel(arguments) => kernel::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
+        Command::Plugin(command) => plugin::run(&command),
         Command::Schema => schema::run(),
         Command::Completions(arguments) => completions::run(&arguments),
     };

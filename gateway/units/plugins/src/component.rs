@@ -206,7 +206,7 @@ fn is_our_version(version: &str) -> bool {
 }
 
 /// The interface and version of a name in our package: `sluice:plugin/request@1.0.0`.
-fn of_our_package(name: &str) -> Option<(&str, &str)> {
+pub(crate) fn of_our_package(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix(PACKAGE)?.strip_prefix('/')?.split_once('@')
 }
 

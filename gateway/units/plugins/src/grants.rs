@@ -148,6 +148,11 @@ impl Granted {
         self.0 & 1 << capability as u16 != 0
     }
 
+    /// All there are.
+    pub(crate) fn everything() -> Self {
+        Capability::ALL.into_iter().fold(Self::default(), Self::with)
+    }
+
     const fn with(self, capability: Capability) -> Self {
         Self(self.0 | 1 << capability as u16)
     }

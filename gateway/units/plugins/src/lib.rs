@@ -47,6 +47,7 @@ mod ticker;
 mod component;
 mod linking;
 mod load;
+mod survey;
 
 mod living;
 mod plugin;
@@ -68,5 +69,6 @@ pub use effects::Effects;
 pub use fallback::{Compare, Fallback, QuarantineConfig};
 pub use grants::{Grants, KeyValueGrant};
 pub use message::{Answer, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
+pub use survey::{Against, Found, NoSurvey, Refusal, Survey, survey};
 pub use unit::{Deps, Handle, Options, Prepared, SandboxUnavailable, Task, Unit};
 pub use visit::Visit;

@@ -74,11 +74,7 @@ impl Loader {
     fn load_one(&self, plugin: &PluginConfig, base: &Path, known: &Mutex<Known>) -> Result<Arc<Checked>, Refused> {
         let bytes = read(&plugin.component, base)?;
         let sha256: [u8; 32] = Sha256::digest(&bytes).into();
-        if let Some(expected) = &plugin.sha256
-            && !expected.eq_ignore_ascii_case(&hex::encode(sha256))
-        {
-            return Err(Refused::WrongDigest { found: hex::encode(sha256), expected: expected.to_ascii_lowercase() });
-        }
+        pinned(plugin, sha256)?;
         let already = known.lock().get(&sha256).cloned();
         let granted = plugin.grants.granted();
         let component = match already {
@@ -91,11 +87,7 @@ impl Loader {
                 component
             }
         };
-        let limit = plugin.limits.memory.get();
-        if component.initial_memory > limit {
-            return Err(Refused::Memory { needed: component.initial_memory, limit });
-        }
-        Ok(component)
+        fits(plugin, &component).map(|()| component)
     }
 }
 
@@ -165,8 +157,25 @@ pub(crate) fn pair(
     if refused.is_empty() { Ok(Pair { first, second }) } else { Err(refused) }
 }
 
+/// Whether these are the bytes that the operator meant.
+pub(crate) fn pinned(plugin: &PluginConfig, sha256: [u8; 32]) -> Result<(), Refused> {
+    let found = hex::encode(sha256);
+    match &plugin.sha256 {
+        Some(expected) if !expected.eq_ignore_ascii_case(&found) => {
+            Err(Refused::WrongDigest { found, expected: expected.to_ascii_lowercase() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether an instance can start within the plugin's memory.
+pub(crate) fn fits(plugin: &PluginConfig, component: &Checked) -> Result<(), Refused> {
+    let (needed, limit) = (component.initial_memory, plugin.limits.memory.get());
+    if needed > limit { Err(Refused::Memory { needed, limit }) } else { Ok(()) }
+}
+
 /// The bytes of a component, at most [`LARGEST`] of them.
-fn read(source: &ComponentSource, base: &Path) -> Result<Vec<u8>, Refused> {
+pub(crate) fn read(source: &ComponentSource, base: &Path) -> Result<Vec<u8>, Refused> {
     let file = match source {
         ComponentSource::Embedded(bytes) => return Ok(bytes.to_vec()),
         ComponentSource::File(file) => base.join(file),

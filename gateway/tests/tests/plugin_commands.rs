@@ -1,0 +1,78 @@
+//! `sluice plugin` says of a component what the gateway would do with it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sluice_testkit::run_to_end;
+
+fn prebuilt(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/prebuilt").join(name)
+}
+
+/// A configuration with the probe, which needs grants, under the keys given.
+fn configured(folder: &Path, keys: &str) -> PathBuf {
+    let file = folder.join("sluice.yaml");
+    let probe = prebuilt("probe.wasm");
+    let text = format!(
+        "listeners: [ {{ address: '127.0.0.1:0' }} ]\nplugins:\n  p:\n    component: {}\n{keys}routes:\n  - {{ name: all, match: {{ path: '/*' }}, plugins: [p], answer: {{ status: 204 }} }}\n",
+        probe.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+async fn checked(arguments: &[&str]) -> (Option<i32>, Value) {
+    let all = ["plugin", "check", "--json"].iter().chain(arguments);
+    let outcome = run_to_end(all).await;
+    let page = serde_json::from_str(&outcome.stdout).unwrap_or_else(|_| panic!("no JSON: {outcome:?}"));
+    (outcome.code, page)
+}
+
+#[tokio::test]
+async fn a_component_alone_is_told_with_what_it_needs_and_a_digest_to_pin() {
+    let file = prebuilt("add_region_rust.wasm");
+    let (code, page) = checked(&[file.to_str().unwrap()]).await;
+    let found = &page["plugins"][0];
+    assert_eq!(code, Some(0), "{page:#}");
+    assert_eq!((&found["ok"], found["bytes"].as_u64()), (&true.into(), Some(std::fs::metadata(&file).unwrap().len())));
+    assert!(found["phases"].as_array().unwrap().contains(&"request-headers".into()), "{page:#}");
+    assert_eq!(found["needs"], serde_json::json!([]), "{page:#}");
+    assert!(found["initial_memory_bytes"].as_u64().unwrap() >= 64 * 1024);
+
+    let outcome = run_to_end(["plugin", "check", file.to_str().unwrap()]).await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stdout.contains(&format!("sha256:   {}", found["sha256"].as_str().unwrap())), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_digest_that_is_not_the_components_and_grants_that_lack_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, alone) = checked(&[prebuilt("probe.wasm").to_str().unwrap()]).await;
+    let needs: Vec<&str> = alone["plugins"][0]["needs"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(!needs.is_empty(), "the probe needs grants: {alone:#}");
+
+    let bare = configured(folder.path(), "");
+    let (code, page) = checked(&["-c", bare.to_str().unwrap()]).await;
+    assert_eq!((code, &page["plugins"][0]["refused"]["key"]), (Some(1), &"grants".into()), "{page:#}");
+
+    let wrong = configured(folder.path(), &format!("    sha256: '{}'\n", "0".repeat(64)));
+    let (code, page) = checked(&["-c", wrong.to_str().unwrap(), "--plugin", "p"]).await;
+    assert_eq!((code, &page["plugins"][0]["refused"]["key"]), (Some(1), &"sha256".into()), "{page:#}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_looked_at_is_bad_usage_and_what_is_no_component_is_refused() {
+    for (arguments, code, said) in [
+        (vec!["plugin", "check"], 2, "--config"),
+        (vec!["plugin", "check", "/nonexistent.wasm"], 2, "cannot read /nonexistent.wasm"),
+        (vec!["plugin", "check", "/nonexistent.wasm", "-c", "x.yaml"], 2, "cannot be used with"),
+        (vec!["plugin", "check", "Cargo.toml"], 1, "not WebAssembly: expected a component"),
+    ] {
+        let outcome = run_to_end(&arguments).await;
+        let all = format!("{}{}", outcome.stdout, outcome.stderr);
+        assert_eq!(outcome.code, Some(code), "{arguments:?}: {all}");
+        assert!(all.contains(said), "{arguments:?}: {all:?} lacks {said:?}");
+    }
+}
