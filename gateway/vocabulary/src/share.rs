@@ -28,8 +28,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// How many instances, and how much time, a tenant may use where the operator says nothing: an eighth of the sandbox's
-    /// usual number, and half a processor, which is some 80 000 calls of a native plugin per second.
+    /// How many instances, and how much time of each processor, a tenant may use where the operator says nothing: an eighth of
+    /// the sandbox's usual number, and a half, which is some 80 000 calls of a native plugin per second.
     pub const DEFAULT: Self = Self { instances: 32, cpu: Duration::from_millis(500) };
 
     /// How many long runs at once.

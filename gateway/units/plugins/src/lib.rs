@@ -1,8 +1,9 @@
 //! Sandboxed WebAssembly components in the request path.
 //!
 //! A plugin is a component that speaks the contract in `wit/`. It gets a fresh instance for each request, which serves both
-//! of its phases if there is room to keep it in between, a bound on its memory, a deadline for its own running time, and nothing of the machine: no files, no sockets, no clock.
-//! What it changes is applied when its phase returns, never when it fails. This crate is the only one that names wasmtime.
+//! of its phases if there is room to keep it in between; a bound on its memory; a deadline for its own running time; its
+//! tenant's share of instances and of processor time; and nothing of the machine but what it was granted. What it changes is
+//! applied when its phase returns, never when it fails. This crate is the only one that names wasmtime.
 //!
 //! What is absent, and what that buys:
 //! - Guest code never holds a thread for more than a millisecond, so one endless loop costs its neighbours a slice, not
@@ -10,12 +11,15 @@
 //!   brief, runs on a stack of its own and gives the thread back at each tick.
 //! - There is no lock that all requests take, and no look-up by name while a request is served: a [`Chain`] is made when
 //!   the configuration is, and holds everything a call needs.
-//! - Nothing of one request can be seen by another, since nothing of an instance outlives its request.
+//! - Nothing of one request can be seen by another, since nothing of an instance outlives its request: what is to outlive it
+//!   goes into a store, of which every tenant has a space of its own.
+//! - What is not granted is not linked: a lack shows when a component is loaded, not when a request arrives.
 //!
-//! In reading order: what the operator writes ([`PluginConfig`]), what crosses the boundary ([`RequestHead`],
-//! [`ResponseHead`], [`Outcome`]), the bindings of the contract, how changes are kept until a phase succeeds, the state
-//! behind the host functions, the engine and its ticker, how components are loaded and checked, how an instance lives and is
-//! called, what a request holds of them ([`Visit`]), chains of them, and the unit that holds it all ([`Unit`], [`Handle`], [`Prepared`]).
+//! In reading order: what the operator writes ([`PluginConfig`], [`Grants`], [`Fallback`]), what crosses the boundary
+//! ([`RequestHead`], [`ResponseHead`], [`Outcome`], [`Effects`]), the bindings of the contract, how changes are kept until a
+//! phase succeeds, the state behind the host functions, the engine and its ticker, how components are loaded and checked
+//! ([`survey`]), how an instance lives and is called, how a second implementation takes over, what a request holds of them
+//! ([`Visit`]), chains of them, and the unit that holds it all ([`Unit`], [`Handle`], [`Prepared`]).
 
 // What the operator writes, and what crosses between the application and a chain.
 mod config;

@@ -73,14 +73,15 @@ pub struct TenantPolicy {
 pub struct PluginLimits {
     /// Instances at once, 1 to 65536. Default 32.
     pub instances: u32,
-    /// Processor time in every second, 1ms to 1000s. Default 500ms: half a processor.
-    pub cpu: Span,
+    /// Processor time in every second, 1ms to 1000s: `2s` is two processors. Default: half of the machine's, since one tenant
+    /// may well be all the traffic there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Span>,
 }
 
 impl Default for PluginLimits {
     fn default() -> Self {
-        let Share { instances, cpu } = Share::DEFAULT;
-        Self { instances, cpu: Span::millis(u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX)) }
+        Self { instances: Share::DEFAULT.instances, cpu: None }
     }
 }
 
@@ -91,14 +92,18 @@ impl PluginLimits {
             faults.error(&at.key("instances"), format!("{instances} is out of range: expected 1 to 65536"));
         }
         let (least, most) = (Span::millis(1), Span::secs(1000));
-        if cpu < least || cpu > most {
+        if let Some(cpu) = cpu
+            && (cpu < least || cpu > most)
+        {
             faults.error(&at.key("cpu"), format!("{cpu} is out of range: expected {least} to {most}"));
         }
     }
 
     /// As the sandbox takes it.
     pub fn share(self) -> Share {
-        Share { instances: self.instances, cpu: self.cpu.get() }
+        let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let half = || Share::DEFAULT.cpu * u32::try_from(processors()).unwrap_or(u32::MAX);
+        Share { instances: self.instances, cpu: self.cpu.map_or_else(half, Span::get) }
     }
 }
 
