@@ -36,7 +36,9 @@ pub(crate) async fn refuse(
     request_id: &str,
     extra: &[(HeaderName, HeaderValue)],
 ) -> Result<()> {
-    if session.response_written().is_some() {
+    // An interim answer promised nothing; what follows one that switches protocols is no answer.
+    let is_final = |status: StatusCode| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS;
+    if session.response_written().is_some_and(|response| is_final(response.status)) {
         return Ok(());
     }
     if is_grpc(&session.req_header().headers) {

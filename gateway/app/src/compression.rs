@@ -15,13 +15,14 @@ use std::io::Write;
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 use http::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    HeaderName, HeaderValue, TRANSFER_ENCODING, VARY,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName,
+    HeaderValue, VARY,
 };
 use http::{HeaderMap, Method, StatusCode, Version};
-use pingora_core::modules::http::{HttpModule, HttpModuleBuilder, Module};
 use pingora_error::{ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+
+use crate::returning::rewritten;
 
 /// Below this the coding's own frame and the reader's work cost more than is saved.
 const SMALLEST: u64 = 128;
@@ -29,33 +30,12 @@ const SMALLEST: u64 = 128;
 const WINDOW: u32 = 17;
 /// Buffer between brotli and its output.
 const BROTLI_BUFFER: usize = 4096;
-/// Digests of the bytes as the origin sent them (RFC 9530, RFC 1864).
-const DIGESTS: [HeaderName; 3] = [
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("content-md5"),
-    HeaderName::from_static("digest"),
-];
-
 /// A request's place for an encoder. Empty until [`begin`](Self::begin) finds an answer that is to be compressed.
 #[derive(Default)]
 pub(crate) struct Compression {
     encoder: Option<Encoder>,
     /// Whether pieces are sent on at once.
     flushes: bool,
-}
-
-/// Makes a place for each request.
-pub(crate) struct Builder;
-
-impl HttpModuleBuilder for Builder {
-    /// Runs after every other module: nothing can look into what it makes.
-    fn order(&self) -> i16 {
-        i16::MIN
-    }
-
-    fn init(&self) -> Module {
-        Box::new(Compression::default())
-    }
 }
 
 impl Compression {
@@ -72,59 +52,26 @@ impl Compression {
             let _ = response.append_header(VARY, HeaderValue::from_static("accept-encoding"));
         }
         let Some(coding) = Coding::best(&request.headers) else { return };
-        let length = response.remove_header(&CONTENT_LENGTH);
-        self.flushes = length.is_none();
-        response.remove_header(&ACCEPT_RANGES);
-        for digest in &DIGESTS {
-            response.remove_header(digest);
-        }
-        if let Some(strong) = response.headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"))
-            && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", strong.as_bytes()].concat())
-        {
-            let _ = response.insert_header(ETAG, weak);
-        }
+        self.flushes = !response.headers.contains_key(CONTENT_LENGTH);
+        rewritten(response);
         let _ = response.insert_header(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
-        // HTTP/2 drops this on its way.
-        let _ = response.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         if request.method != Method::HEAD {
             self.encoder = Encoder::new(coding, level);
         }
     }
 
-    fn finish(&mut self) -> Result<Option<Bytes>> {
-        self.encoder.take().map(Encoder::finish).transpose()
-    }
-}
-
-impl HttpModule for Compression {
-    fn response_body_filter(&mut self, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
+    /// A piece of the body, coded; and the coding's own end.
+    pub(crate) fn piece(&mut self, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
         let Some(encoder) = &mut self.encoder else { return Ok(()) };
         let mut coded = match body.take() {
             Some(piece) if !piece.is_empty() => encoder.write(&piece, self.flushes && !end_of_stream)?,
             _ => Vec::new(),
         };
-        if end_of_stream && let Some(rest) = self.finish()? {
+        if end_of_stream && let Some(rest) = self.encoder.take().map(Encoder::finish).transpose()? {
             coded.extend_from_slice(&rest);
         }
         *body = (!coded.is_empty()).then(|| coded.into());
         Ok(())
-    }
-
-    /// The coding's last bytes take the place of trailers, which nobody reads behind a page worth compressing.
-    fn response_trailer_filter(&mut self, _trailers: &mut Option<Box<HeaderMap>>) -> Result<Option<Bytes>> {
-        self.finish()
-    }
-
-    fn response_done_filter(&mut self) -> Result<Option<Bytes>> {
-        self.finish()
-    }
-
-    fn as_any(&self) -> &dyn std::any::Any {
-        self
-    }
-
-    fn as_any_mut(&mut self) -> &mut dyn std::any::Any {
-        self
     }
 }
 

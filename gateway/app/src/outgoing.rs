@@ -14,6 +14,7 @@ use sluice_downstream::hop_by_hop;
 use sluice_telemetry::trace::TRACE_HEADERS;
 
 use crate::answers::X_REQUEST_ID;
+use crate::bodies;
 use crate::headers::change;
 use crate::request::Request;
 
@@ -29,6 +30,7 @@ pub(crate) fn prepare(
     change(upstream, |parts| {
         strip(parts, &request.plugin_fields);
         let headers = &mut parts.headers;
+        bodies::frame(headers, request);
         let told = downstream.forwarded_headers(&arrived.connection, &arrived.client, headers, &arrived.host);
         for (name, value) in told {
             match value {

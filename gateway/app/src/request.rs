@@ -9,12 +9,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Version};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use sluice_auth::{Allowed, Proof};
 use sluice_downstream::ClientAddress;
-use sluice_plugins::{Effects, RequestHead, Visit};
+use sluice_plugins::{Effects, Ends, Passage, RequestHead, Visit};
 use sluice_resilience::{Deadlines, InFlight};
 use sluice_routing::Matched;
 use sluice_telemetry::requests::ActiveRequest;
@@ -58,6 +59,12 @@ pub(crate) struct Request {
     pub(crate) plugin_time: Duration,
     /// What they asked for beside changes of its header.
     pub(crate) effects: Effects,
+    /// Plugins that it passed and that are told of its end.
+    pub(crate) ends: Ends,
+    /// Its whole body, as plugins left it that see it before it is sent.
+    pub(crate) gathered: Option<Bytes>,
+    /// The way of its body through plugins that see it while it is sent. Begun anew with each try.
+    pub(crate) sending: Option<Passage>,
     /// Fields that plugins had a say in: not the client's to have removed.
     pub(crate) plugin_fields: SmallVec<[HeaderName; 2]>,
     /// 6. The endpoint of the present try, and what is left of the time.
@@ -134,6 +141,9 @@ impl Request {
             visit: None,
             plugin_time: Duration::ZERO,
             effects: Effects::default(),
+            ends: Ends::default(),
+            gathered: None,
+            sending: None,
             plugin_fields: SmallVec::new(),
             deadlines: None,
             tried: Tried::default(),

@@ -14,11 +14,12 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderName};
+use http::header::{CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
+use http::{Method, StatusCode, Version};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -27,16 +28,17 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use sluice_auth::Withheld;
 use sluice_downstream::hop_by_hop;
-use sluice_plugins::{Chain, Outcome, RequestHead, ResponseHead, Visit};
+use sluice_plugins::{Chain, Ended, Outcome, Passage, RequestHead, ResponseHead, Visit};
 use sluice_resilience::{Deadlines, Exchange};
 use sluice_routing::{Decision, DirectAnswer};
 use sluice_vocabulary::request::RequestView;
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::access::record;
+use crate::answer_body::{self, AnswerBody};
 use crate::answers::{self, Answer};
+use crate::bodies;
 use crate::compose::Units;
-use crate::compression::{self, Compression};
 use crate::headers::{
     apply, apply_to_response, broken, forget_case, host_of, join_cookies, owned_head, round_trip, set_target, who,
     withhold,
@@ -135,15 +137,17 @@ impl RequestPath {
         }
 
         // What this route's requests may cost from here on.
+        let chains = [snapshot.chain_of(request.tenant.as_ref()), &route.chain];
+        let gathers = chains.iter().any(|chain| chain.has_request_body_phase());
         if let Some(control) = session.digest().and_then(sluice_downstream::control) {
             control.limit_body(route.max_body);
-            if route.streaming {
+            // A body that is gathered must come to an end.
+            if route.streaming && !gathers {
                 control.lift_body_deadlines();
             }
         }
 
         // 5. The tenant's plugins, then the route's. Each sees what those before it changed.
-        let chains = [snapshot.chain_of(request.tenant.as_ref()), &route.chain];
         if chains.iter().all(|chain| chain.is_empty()) {
             return Ok(Lead::Forward);
         }
@@ -159,7 +163,19 @@ impl RequestPath {
                 }
             }
         }
-        if chains.iter().any(|chain| chain.has_response_phase()) {
+        if gathers {
+            let mut body = bodies::gather(session, request).await?;
+            for chain in chains {
+                if chain.has_request_body_phase() {
+                    match self.pass_request_body(chain, head, body, session, request).await? {
+                        ControlFlow::Continue(back) => (head, body) = back,
+                        ControlFlow::Break(answer) => return Ok(Lead::Plugin(answer)),
+                    }
+                }
+            }
+            request.gathered = Some(body);
+        }
+        if chains.iter().any(|chain| chain.outlives_request()) {
             request.sent_head = Some(Arc::new(head));
         }
         Ok(Lead::Forward)
@@ -231,11 +247,46 @@ impl RequestPath {
         let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request, None)));
         let began = self.units.clock.now();
         let (head, outcome) = chain.on_request(head, &mut visit).await;
+        self.passed(began, visit, request);
+        Self::go_on(outcome, head, session, request)
+    }
+
+    /// Step 5 for one chain and the whole body. Gives head and body as they are sent on.
+    async fn pass_request_body(
+        &self,
+        chain: &Chain,
+        head: RequestHead,
+        body: Bytes,
+        session: &mut Session,
+        request: &mut Request,
+    ) -> Result<ControlFlow<sluice_plugins::Answer, (RequestHead, Bytes)>, Refusal> {
+        let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request, None)));
+        let began = self.units.clock.now();
+        let (head, body, outcome) = chain.on_request_body(head, body, &mut visit).await;
+        self.passed(began, visit, request);
+        Ok(match Self::go_on(outcome, head, session, request)? {
+            ControlFlow::Continue(head) => ControlFlow::Continue((head, body)),
+            ControlFlow::Break(answer) => ControlFlow::Break(answer),
+        })
+    }
+
+    /// Notes what a chain asked for beside changes of the message, and the time it took.
+    fn passed(&self, began: Instant, mut visit: Visit, request: &mut Request) {
         request.effects.add(visit.take_effects());
+        request.ends.add(visit.take_ends());
+        request.visit = Some(visit);
         request.plugin_time += self.units.clock.now().duration_since(began);
-        match outcome {
+    }
+
+    /// Makes a chain's changes to the request's header, if it goes on.
+    fn go_on(
+        outcome: Outcome,
+        head: RequestHead,
+        session: &mut Session,
+        request: &mut Request,
+    ) -> Result<ControlFlow<sluice_plugins::Answer, RequestHead>, Refusal> {
+        let instead = match outcome {
             Outcome::Continue(mut operations) => {
-                request.visit = Some(visit);
                 let asked_for = operations.len();
                 // Who sent a request is not for a plugin to say either.
                 operations.retain(|operation| !request.snapshot.stripped.covers(operation.name()));
@@ -244,11 +295,17 @@ impl RequestPath {
                 apply(session.req_header_mut(), operations.into_iter()).map_err(broken)?;
                 // The head that came back has every change made, those that are not a plugin's too.
                 let head = if all_made { head } else { owned_head(session.req_header(), request)? };
-                Ok(ControlFlow::Continue(head))
+                return Ok(ControlFlow::Continue(head));
             }
             Outcome::Answer(answer) => Ok(ControlFlow::Break(answer)),
             Outcome::Refuse(refusal) => Err(refusal),
+        };
+        // It goes no further: there is only its end to be told.
+        request.visit = None;
+        if !request.ends.is_empty() {
+            request.sent_head = Some(Arc::new(head));
         }
+        instead
     }
 
     /// Step 6: an endpoint for this try, within what is left of the time.
@@ -279,6 +336,11 @@ impl RequestPath {
             .deadlines
             .get_or_insert_with(|| Deadlines::new(cluster.timeouts(), &route.timeouts, exchange, started));
         let limits = deadlines.try_limits(now)?;
+        // With each try the body is sent from its beginning.
+        request.sending = None;
+        if request.gathered.is_none() {
+            request.bytes_in = 0;
+        }
         let mut chosen = cluster.choose(&request.tried).await?;
         request.last_try = LastTry { endpoint: Some(chosen.endpoint()), began: Some(now), ..LastTry::default() };
         let peer = chosen.peer(&limits);
@@ -313,17 +375,90 @@ impl RequestPath {
         let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request, None)));
         let began = self.units.clock.now();
         let (head, outcome) = chain.on_response(sent, head, &mut visit).await;
-        request.effects.add(visit.take_effects());
-        request.plugin_time += self.units.clock.now().duration_since(began);
+        self.passed(began, visit, request);
         match outcome {
             Outcome::Continue(operations) => {
-                request.visit = Some(visit);
                 let applied = header.set_status(head.status).and_then(|()| apply_to_response(header, operations));
                 applied.map_err(|error| Pending::Refusal(broken(error)))
             }
             Outcome::Answer(answer) => Err(Pending::Answer(answer)),
             Outcome::Refuse(refusal) => Err(Pending::Refusal(refusal)),
         }
+    }
+
+    /// Step 7 for what follows the header: readies the plugins that see it, if there is anything to follow.
+    async fn follow_response(
+        &self,
+        chains: [&Arc<Chain>; 2],
+        header: &mut ResponseHeader,
+        session: &mut Session,
+        request: &mut Request,
+    ) -> Result<(), Pending> {
+        if !chains.iter().any(|chain| chain.follows_response()) {
+            return Ok(());
+        }
+        let is_empty = header.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
+        if is_empty || matches!(header.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            return Ok(());
+        }
+        if session.req_header().method != Method::HEAD
+            && let Some(sent) = request.sent_head.clone()
+        {
+            let head = Arc::new(ResponseHead { status: header.status, headers: header.headers.clone() });
+            let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request, None)));
+            let passage = Passage::of_response(&[chains[0], chains[1]], sent, head, &mut visit)
+                .await
+                .map_err(Pending::Refusal)?;
+            if let Some(body) = AnswerBody::of(session) {
+                body.passes(passage);
+            }
+        }
+        if chains.iter().any(|chain| chain.sees_response_body()) {
+            returning::rewritten(header);
+            if session.req_header().version == Version::HTTP_10 {
+                // There a body of unknown length ends with its connection.
+                header.remove_header(&TRANSFER_ENCODING);
+                session.set_keepalive(None);
+            }
+        }
+        Ok(())
+    }
+
+    /// A piece of the request's body through the plugins that see it while it is sent.
+    async fn send_piece(&self, body: &mut Option<Bytes>, is_last: bool, request: &mut Request) -> Result<(), Refusal> {
+        let Some(route) = request.route() else { return Ok(()) };
+        let snapshot = &request.snapshot;
+        let chains = [snapshot.chain_of(request.tenant.as_ref()), &route.chain];
+        if !chains.iter().any(|chain| chain.has_request_chunk_phase()) {
+            return Ok(());
+        }
+        let Some(sent) = request.sent_head.clone() else { return Ok(()) };
+        let chains = chains.map(Arc::clone);
+        let piece = body.take().unwrap_or_default();
+        let began = self.units.clock.now();
+        let sending = match request.sending.take() {
+            Some(sending) => Some(sending),
+            // No body at all has no pieces.
+            None if piece.is_empty() => None,
+            None => {
+                let mut visit = request.visit.take().unwrap_or_else(|| Visit::new(who(request, None)));
+                let sending = Passage::of_request(&[&chains[0], &chains[1]], sent, &mut visit).await;
+                request.visit = Some(visit);
+                Some(sending?)
+            }
+        };
+        let piece = match sending {
+            Some(mut sending) => {
+                let piece = sending.piece(piece, is_last).await?;
+                request.sending = (!is_last).then_some(sending);
+                piece
+            }
+            None => piece,
+        };
+        request.plugin_time += self.units.clock.now().duration_since(began);
+        // Nothing at all would be taken for the end.
+        *body = (!is_last || !piece.is_empty()).then_some(piece);
+        Ok(())
     }
 
     /// Tells the client no, and notes why.
@@ -343,7 +478,8 @@ impl RequestPath {
     }
 
     /// Notes what is to be sent instead and ends the phase with an error, which is all that some phases can end with;
-    /// `fail_to_proxy` sends it.
+    /// `fail_to_proxy` sends it. In a phase about the request's body the error must be one of the client's side: toward an
+    /// HTTP/2 upstream the library takes any other for the upstream's, and waits for an answer.
     fn stop(request: &mut Request, pending: Pending) -> Box<Error> {
         request.pending = Some(pending);
         Error::explain(ErrorType::InternalError, "ended by the gateway")
@@ -357,7 +493,7 @@ impl ProxyHttp for RequestPath {
 
     /// Only ours: the library's own compression is not used, see `compression.rs`.
     fn init_downstream_modules(&self, modules: &mut HttpModules) {
-        modules.add_module(Box::new(compression::Builder));
+        modules.add_module(Box::new(answer_body::Builder));
     }
 
     fn new_ctx(&self) -> Self::CTX {
@@ -442,18 +578,28 @@ impl ProxyHttp for RequestPath {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         request: &mut Self::CTX,
     ) -> Result<()> {
-        request.bytes_in += body.as_ref().map_or(0, |piece| piece.len() as u64);
+        if let Some(whole) = &request.gathered {
+            // It came before, and goes on as its plugins left it.
+            *body = Some(if end_of_stream { whole.clone() } else { Bytes::new() });
+        } else {
+            request.bytes_in += body.as_ref().map_or(0, |piece| piece.len() as u64);
+        }
         if request.route().is_some_and(|route| request.bytes_in > route.max_body) {
             let refusal =
                 Refusal::new(Reason::BodyTooLarge).internal(format!("{} bytes and more came", request.bytes_in));
-            return Err(Self::stop(request, Pending::Refusal(refusal)));
+            return Err(Self::stop(request, Pending::Refusal(refusal)).into_down());
         }
-        self.keep_time(request, body.as_ref())
+        self.keep_time(request, body.as_ref())?;
+        if session.was_upgraded() {
+            return Ok(());
+        }
+        let sent = self.send_piece(body, end_of_stream, request).await;
+        sent.map_err(|refusal| Self::stop(request, Pending::Refusal(refusal)).into_down())
     }
 
     async fn upstream_response_filter(
@@ -478,7 +624,7 @@ impl ProxyHttp for RequestPath {
         response: &mut ResponseHeader,
         request: &mut Self::CTX,
     ) -> Result<()> {
-        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
             // It may go on for hours, and no plugin is called for it any more.
             request.visit = None;
             if let Some(control) = session.digest().and_then(sluice_downstream::control) {
@@ -495,34 +641,39 @@ impl ProxyHttp for RequestPath {
             return Ok(());
         };
         // Back through the plugins in the opposite order: what saw the request last sees the answer first.
-        for chain in [&route.chain, snapshot.chain_of(request.tenant.as_ref())] {
+        let chains = [&route.chain, snapshot.chain_of(request.tenant.as_ref())];
+        for chain in chains {
             if chain.has_response_phase()
                 && let Err(instead) = self.pass_response(chain, response, request).await
             {
                 return Err(Self::stop(request, instead));
             }
         }
-        // The body may take its time: what its plugins held is free for others.
+        if let Err(instead) = self.follow_response(chains, response, session, request).await {
+            return Err(Self::stop(request, instead));
+        }
+        // The body may take its time: what plugins held that do not see it is free for others.
         request.visit = None;
         returning::complete(response, request)?;
         // Last, when everything that bears on it has been said.
         let Session { downstream_session, downstream_modules_ctx, .. } = session;
         if let Some(level) = route.compression
-            && let Some(compression) = downstream_modules_ctx.get_mut::<Compression>()
+            && let Some(body) = downstream_modules_ctx.get_mut::<AnswerBody>()
         {
-            compression.begin(level, downstream_session.req_header(), response);
+            body.compression.begin(level, downstream_session.req_header(), response);
         }
         Ok(())
     }
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
         request: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
-        self.keep_time(request, body.as_ref()).map(|()| None)
+        self.keep_time(request, body.as_ref())?;
+        Ok(AnswerBody::of(session).and_then(|body| body.owed(|| self.units.clock.now())))
     }
 
     fn fail_to_connect(
@@ -557,7 +708,7 @@ impl ProxyHttp for RequestPath {
                 return FailToProxy { error_code: sent.map_or(0, |()| status), can_reuse_downstream: false };
             }
             Some(Pending::Refusal(refusal)) => Some(refusal),
-            None => None,
+            None => AnswerBody::of(session).and_then(AnswerBody::take_refusal),
         };
         let refusal = if let Some(refusal) = refusal {
             refusal
@@ -613,6 +764,20 @@ impl ProxyHttp for RequestPath {
         .ended(status, duration);
         if let Some(answered) = request.last_try.answered {
             self.units.request_metrics.overhead(duration.saturating_sub(answered));
+        }
+        if !request.ends.is_empty()
+            && let Some(head) = request.sent_head.take()
+        {
+            let ended = Ended {
+                status,
+                duration,
+                request_bytes: request.bytes_in,
+                response_bytes: session.body_bytes_sent() as u64,
+                // Where it was not sent to one, none was asked.
+                upstream: request.last_try.began.and_then(|_| request.upstream().cloned()),
+                refused: request.refused.map(Reason::slug),
+            };
+            self.units.plugins.ended(std::mem::take(&mut request.ends), head, who(request, None), ended);
         }
         // The endpoint's account is settled before anybody reads the record.
         request.chosen = None;

@@ -1,7 +1,7 @@
 //! The answer's header as the client gets it: nothing that belongs to the upstream's connection, the route's edits, and what
 //! the gateway itself has to say. Between the two functions the plugins see it.
 
-use http::header::HeaderName;
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use sluice_downstream::hop_by_hop;
@@ -15,6 +15,30 @@ pub(crate) fn strip(response: &mut ResponseHeader) {
     for name in hop_by_hop::to_remove(&response.headers, &[]) {
         response.remove_header(&name);
     }
+}
+
+/// Digests of the bytes as the origin sent them (RFC 9530, RFC 1864).
+const DIGESTS: [HeaderName; 3] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+];
+
+/// Says of an answer that its bytes are no longer those of the origin: it has no length that is known and no digest, cannot
+/// be had in parts, and its validator is weak.
+pub(crate) fn rewritten(response: &mut ResponseHeader) {
+    response.remove_header(&CONTENT_LENGTH);
+    response.remove_header(&ACCEPT_RANGES);
+    for digest in &DIGESTS {
+        response.remove_header(digest);
+    }
+    if let Some(strong) = response.headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"))
+        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", strong.as_bytes()].concat())
+    {
+        let _ = response.insert_header(ETAG, weak);
+    }
+    // HTTP/2 drops this on its way.
+    let _ = response.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
 }
 
 /// Makes the route's edits, and then says what only the gateway may say.

@@ -154,6 +154,11 @@ impl Claim {
         self.account.debt(now).is_zero()
     }
 
+    /// How long until what it owes is paid.
+    pub fn owed(&self, now: Instant) -> Duration {
+        self.account.debt(now)
+    }
+
     /// Leave for a first slice: given at once to whoever owes nothing.
     ///
     /// # Errors

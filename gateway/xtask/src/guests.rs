@@ -22,12 +22,22 @@ const STACK_BYTES: u32 = 32 * 1024;
 struct RustGuest {
     package: &'static str,
     folder: &'static str,
+    /// A file of another guest that it is built of too.
+    shares: Option<&'static str>,
 }
 
-const RUST_GUESTS: [RustGuest; 3] = [
-    RustGuest { package: "add-region-rust", folder: "plugins/examples/add-region-rust" },
-    RustGuest { package: "hostile", folder: "plugins/hostile" },
-    RustGuest { package: "probe", folder: "plugins/probe" },
+impl RustGuest {
+    const fn new(package: &'static str, folder: &'static str) -> Self {
+        Self { package, folder, shares: None }
+    }
+}
+
+const RUST_GUESTS: [RustGuest; 5] = [
+    RustGuest::new("add-region-rust", "plugins/examples/add-region-rust"),
+    RustGuest::new("hostile", "plugins/hostile"),
+    RustGuest::new("bodies", "plugins/bodies"),
+    RustGuest { shares: Some("plugins/bodies/src/act.rs"), ..RustGuest::new("chunks", "plugins/chunks") },
+    RustGuest::new("probe", "plugins/probe"),
 ];
 
 /// What every guest in Rust is built of, beside its own folder.
@@ -52,7 +62,7 @@ impl RustGuest {
 
     fn sources(&self) -> Vec<String> {
         let own = ["Cargo.toml", "src"].map(|part| format!("{}/{part}", self.folder));
-        RUST_SOURCES.into_iter().map(str::to_owned).chain(own).collect()
+        RUST_SOURCES.into_iter().map(str::to_owned).chain(own).chain(self.shares.map(str::to_owned)).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a phase decides.
 
 pub use crate::bindings::host::sluice::plugin::actions::{Action, Answer, Refusal};
+pub use crate::bindings::host::sluice::plugin::streams::StreamAction;
 
 impl Action {
     /// Turns the request away with status 403 and this public sentence (cut at 256 bytes; never internals).

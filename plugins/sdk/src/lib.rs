@@ -28,14 +28,16 @@
 //! as a panic does; the operator's configuration says whether the request is then refused or goes on without the plugin.
 //!
 //! In reading order: what a phase decides ([`Action`]), what it sees and changes ([`Request`], [`SentRequest`],
-//! [`Response`]), its configuration ([`config`]), the log ([`log`]), the phases and [`export!`]; then what an operator may
+//! [`Response`], [`Body`], [`Trailers`], [`Exchange`]), its configuration ([`config`]), the log ([`log`]), the phases and [`export!`]; then what an operator may
 //! grant: [`identity`], [`connection`], [`clock`], [`random`], [`metrics`], [`tags`], [`routing`], [`key_value`]. A plugin that uses
 //! one of these and was not granted it is refused when it is loaded. Memory is served by a small allocator of this crate's own; the feature `allocator`, on by default, turns it off.
 
 mod action;
+mod body;
 pub mod clock;
 pub mod config;
 pub mod connection;
+mod exchange;
 #[cfg(any(test, all(target_arch = "wasm32", feature = "allocator")))]
 mod heap;
 pub mod identity;
@@ -48,11 +50,16 @@ pub mod random;
 pub mod routing;
 pub mod tags;
 
-pub use action::{Action, Answer, Refusal};
-pub use message::{HeaderFault, Request, Response, SentRequest};
-pub use phase::{Outcome, RequestHeaders, ResponseHeaders};
+pub use action::{Action, Answer, Refusal, StreamAction};
+pub use body::{Body, Trailers};
+pub use exchange::Exchange;
+pub use message::{HeaderFault, Request, Response, SentRequest, SentResponse};
 #[doc(hidden)]
-pub use phase::{run_request_headers as __run_request_headers, run_response_headers as __run_response_headers};
+pub use phase::run as __run;
+pub use phase::{
+    ExchangeEnd, Failed, Outcome, RequestBody, RequestChunk, RequestHeaders, ResponseBody, ResponseChunk,
+    ResponseHeaders, ResponseTrailers, Streamed,
+};
 
 /// What the binding generator makes of the contract. For [`export!`] alone: it may change in any release.
 #[doc(hidden)]
@@ -66,39 +73,47 @@ pub mod bindings {
         wit_bindgen::generate!({ path: "../../wit", world: "granted" });
     }
 
-    pub mod on_request {
+    pub mod messages {
         wit_bindgen::generate!({
             path: "../../wit",
-            world: "on-request",
-            pub_export_macro: true,
-            export_macro_name: "export_on_request",
-            default_bindings_module: "sluice_plugin_sdk::bindings::on_request",
-            with: {
-                "sluice:plugin/actions@1.1.0": super::host::sluice::plugin::actions,
-                "sluice:plugin/fields@1.1.0": super::host::sluice::plugin::fields,
-                "sluice:plugin/configuration@1.1.0": super::host::sluice::plugin::configuration,
-                "sluice:plugin/log@1.1.0": super::host::sluice::plugin::log,
-                "sluice:plugin/request@1.1.0": super::host::sluice::plugin::request,
-                "sluice:plugin/response@1.1.0": super::host::sluice::plugin::response,
-            },
+            world: "messages",
+            with: { "sluice:plugin/fields@1.1.0": super::host::sluice::plugin::fields },
         });
     }
 
-    pub mod on_response {
-        wit_bindgen::generate!({
-            path: "../../wit",
-            world: "on-response",
-            pub_export_macro: true,
-            export_macro_name: "export_on_response",
-            default_bindings_module: "sluice_plugin_sdk::bindings::on_response",
-            with: {
-                "sluice:plugin/actions@1.1.0": super::host::sluice::plugin::actions,
-                "sluice:plugin/fields@1.1.0": super::host::sluice::plugin::fields,
-                "sluice:plugin/configuration@1.1.0": super::host::sluice::plugin::configuration,
-                "sluice:plugin/log@1.1.0": super::host::sluice::plugin::log,
-                "sluice:plugin/request@1.1.0": super::host::sluice::plugin::request,
-                "sluice:plugin/response@1.1.0": super::host::sluice::plugin::response,
-            },
-        });
+    /// One module for each phase: its world, and the macro that exports it.
+    macro_rules! phases {
+        ($($module:ident $world:tt $export:tt $path:tt),+ $(,)?) => {
+            $(pub mod $module {
+                wit_bindgen::generate!({
+                    path: "../../wit",
+                    world: $world,
+                    pub_export_macro: true,
+                    export_macro_name: $export,
+                    default_bindings_module: $path,
+                    with: {
+                        "sluice:plugin/actions@1.1.0": super::host::sluice::plugin::actions,
+                        "sluice:plugin/fields@1.1.0": super::host::sluice::plugin::fields,
+                        "sluice:plugin/configuration@1.1.0": super::host::sluice::plugin::configuration,
+                        "sluice:plugin/log@1.1.0": super::host::sluice::plugin::log,
+                        "sluice:plugin/request@1.1.0": super::host::sluice::plugin::request,
+                        "sluice:plugin/response@1.1.0": super::host::sluice::plugin::response,
+                        "sluice:plugin/streams@1.1.0": super::host::sluice::plugin::streams,
+                    },
+                });
+            })+
+        };
     }
+
+    phases!(
+        on_request "on-request" "export_on_request" "sluice_plugin_sdk::bindings::on_request",
+        on_request_body "on-request-body" "export_on_request_body" "sluice_plugin_sdk::bindings::on_request_body",
+        on_request_chunk "on-request-chunk" "export_on_request_chunk" "sluice_plugin_sdk::bindings::on_request_chunk",
+        on_response "on-response" "export_on_response" "sluice_plugin_sdk::bindings::on_response",
+        on_response_body "on-response-body" "export_on_response_body" "sluice_plugin_sdk::bindings::on_response_body",
+        on_response_chunk "on-response-chunk" "export_on_response_chunk" "sluice_plugin_sdk::bindings::on_response_chunk",
+        on_response_trailers "on-response-trailers" "export_on_response_trailers"
+            "sluice_plugin_sdk::bindings::on_response_trailers",
+        on_exchange_end "on-exchange-end" "export_on_exchange_end" "sluice_plugin_sdk::bindings::on_exchange_end",
+    );
 }

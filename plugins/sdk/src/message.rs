@@ -52,6 +52,30 @@ macro_rules! request_reading {
     };
 }
 
+macro_rules! response_reading {
+    () => {
+        /// The status code.
+        pub fn status(&self) -> u16 {
+            response::status()
+        }
+
+        /// The first value of a header field.
+        pub fn header(&self, name: &str) -> Option<String> {
+            response::header(name)
+        }
+
+        /// Every value of a header field, in order.
+        pub fn header_values(&self, name: &str) -> Vec<String> {
+            response::header_values(name)
+        }
+
+        /// Every header field and value, in order.
+        pub fn headers(&self) -> Vec<(String, String)> {
+            response::headers()
+        }
+    };
+}
+
 macro_rules! changing {
     ($interface:ident) => {
         /// Puts one value in the place of all values of a field.
@@ -120,10 +144,7 @@ impl Response {
         Self { _made_by_the_phase: () }
     }
 
-    /// The status code.
-    pub fn status(&self) -> u16 {
-        response::status()
-    }
+    response_reading!();
 
     /// Sets the status code; false, and nothing changed, for one that cannot be (see the contract).
     #[must_use]
@@ -131,20 +152,19 @@ impl Response {
         response::set_status(status)
     }
 
-    /// The first value of a header field.
-    pub fn header(&self, name: &str) -> Option<String> {
-        response::header(name)
-    }
-
-    /// Every value of a header field, in order.
-    pub fn header_values(&self, name: &str) -> Vec<String> {
-        response::header_values(name)
-    }
-
-    /// Every header field and value, in order.
-    pub fn headers(&self) -> Vec<(String, String)> {
-        response::headers()
-    }
-
     changing!(response);
+}
+
+/// The response whose header is on its way: it can be read.
+#[derive(Debug)]
+pub struct SentResponse {
+    _made_by_the_phase: (),
+}
+
+impl SentResponse {
+    pub(crate) const fn current() -> Self {
+        Self { _made_by_the_phase: () }
+    }
+
+    response_reading!();
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, types::ComponentItem};
 
-use crate::call::{Call, Phase};
+use crate::call::Call;
 use crate::contract::{MAJOR_VERSION, OFFERED, PACKAGE, VERSION};
 use crate::grants::{Capability, Granted};
 use crate::linking::linker;
+use crate::phase::Phase;
 
 /// The largest component that is loaded. The largest known guests, which carry a whole interpreter, are 18 MB.
 pub(crate) const LARGEST: u64 = 64 * 1024 * 1024;
@@ -37,8 +38,12 @@ pub(crate) enum Refused {
     NoPhase(String),
     #[error("exports {found}: its fallback must have the same phases as the first, which exports {expected}")]
     OtherPhases { found: String, expected: String },
-    #[error("exports only {0}, where a failure cannot be undone: a fallback would never be called")]
+    #[error("exports {0}, where a failure cannot be undone: no fallback can take over there")]
     NoFailover(String),
+    #[error("exports only {0}: a fallback would never be called")]
+    NeverFails(String),
+    #[error("imports {PACKAGE}/routing, but exports no phase in which an upstream can be chosen: found {0}")]
+    CannotChoose(String),
     #[error("decides on access, and exports no phase in which a request can be refused: found {0}")]
     CannotDecide(String),
     #[error("needs {needed} bytes of memory to start: its limit is {limit}")]
@@ -53,12 +58,18 @@ impl Refused {
             Self::Imports(what) if what.contains("wasi:") => {
                 Some("plugins have no WASI: build for wasm32-unknown-unknown, or stub WASI out (see plugins/README.md)")
             }
-            Self::NoPhase(_) => {
-                Some("export sluice:plugin/request-headers or sluice:plugin/response-headers (see wit/)")
-            }
+            Self::NoPhase(_) => Some("export one of its phases, such as sluice:plugin/request-headers (see wit/)"),
             Self::NotGranted(_) => Some("grant it, if it is meant to have that, or build it without"),
             Self::Memory { .. } => Some("raise limits.memory"),
-            Self::CannotDecide(_) => Some("export sluice:plugin/request-headers, or take `decides` away"),
+            Self::CannotDecide(_) => {
+                Some("export sluice:plugin/request-headers or request-body, or take `decides` away")
+            }
+            Self::CannotChoose(_) => {
+                Some("export sluice:plugin/request-headers or request-body, or build it without routing")
+            }
+            Self::NoFailover(_) => {
+                Some("make two plugins of it: the phases that see a message under way in one of their own")
+            }
             _ => None,
         }
     }
@@ -82,6 +93,8 @@ pub(crate) struct Checked {
     granted: Granted,
     /// Where each phase's function is, for those that are exported.
     functions: [Option<ComponentExportIndex>; Phase::ALL.len()],
+    /// Whether another phase of the same exchange follows each.
+    followed: [bool; Phase::ALL.len()],
     pub(crate) sha256: [u8; 32],
     pub(crate) bytes: usize,
     /// Bytes of memory that an instance starts with, at most.
@@ -109,12 +122,18 @@ impl Checked {
         let component = Component::from_binary(engine, bytes).map_err(invalid)?;
         let instance_pre = linked(engine, &component, granted)?;
         let phases = exported_phases(engine, &component)?;
+        if !phases.iter().any(|phase| phase.is_before_the_upstream())
+            && imports(engine, &component, Capability::Routing)
+        {
+            return Err(Refused::CannotChoose(names(phases)));
+        }
+        let followed = Phase::ALL.map(|phase| phases.iter().any(|later| phase.is_followed_by(*later)));
         let mut functions = [None; Phase::ALL.len()];
         for phase in phases {
             functions[phase as usize] = Some(function_of(&component, phase)?);
         }
         let initial_memory = initial_memory(&component);
-        Ok(Self { functions, initial_memory, instance_pre, granted, sha256, bytes: bytes.len() })
+        Ok(Self { functions, followed, initial_memory, instance_pre, granted, sha256, bytes: bytes.len() })
     }
 
     /// The same component with these grants; nothing is compiled again.
@@ -123,8 +142,8 @@ impl Checked {
             return Ok(self);
         }
         let instance_pre = linked(engine, self.instance_pre.component(), granted)?;
-        let Self { functions, sha256, bytes, initial_memory, .. } = *self;
-        Ok(Arc::new(Self { instance_pre, granted, functions, sha256, bytes, initial_memory }))
+        let Self { functions, followed, sha256, bytes, initial_memory, .. } = *self;
+        Ok(Arc::new(Self { instance_pre, granted, functions, followed, sha256, bytes, initial_memory }))
     }
 
     /// The phases it is called for.
@@ -134,7 +153,12 @@ impl Checked {
 
     /// Their names, as the log and faults tell them.
     pub(crate) fn phase_names(&self) -> String {
-        self.phases().map(Phase::as_str).collect::<Vec<_>>().join(",")
+        names(self.phases())
+    }
+
+    /// Whether a phase is called later in the same exchange, in which its instance may be needed.
+    pub(crate) const fn has_phase_after(&self, phase: Phase) -> bool {
+        self.followed[phase as usize]
     }
 
     /// The function of a phase, where it is exported.
@@ -197,6 +221,16 @@ fn check_imports(engine: &wasmtime::Engine, component: &Component, granted: Gran
         (true, false) => Err(Refused::NotGranted(lacking.join("; "))),
         (true, true) => Ok(()),
     }
+}
+
+/// Whether a component imports that interface.
+fn imports(engine: &wasmtime::Engine, component: &Component, capability: Capability) -> bool {
+    let interface = |name| of_our_package(name).map(|(interface, _)| interface);
+    component.component_type().imports(engine).any(|(name, _)| interface(name) == Some(capability.interface()))
+}
+
+fn names(phases: impl IntoIterator<Item = Phase>) -> String {
+    phases.into_iter().map(Phase::as_str).collect::<Vec<_>>().join(",")
 }
 
 /// Whether a component of that version of the contract runs here. One that uses what only a later version has imports a

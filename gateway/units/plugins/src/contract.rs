@@ -9,12 +9,13 @@ wasmtime::component::bindgen!({
 });
 
 pub(crate) use sluice::plugin::{
-    actions, clock, configuration, connection, fields, identity, key_value, log, metrics, random, request, response,
-    routing, tags,
+    actions, body, clock, configuration, connection, exchange, fields, identity, key_value, log, metrics, random,
+    request, response, routing, streams, tags, trailers,
 };
 
 /// Every interface that a plugin may import without a grant.
-pub(crate) const OFFERED: &[&str] = &["actions", "configuration", "fields", "log", "request", "response"];
+pub(crate) const OFFERED: &[&str] =
+    &["actions", "body", "configuration", "exchange", "fields", "log", "request", "response", "streams", "trailers"];
 /// The package, and the major version whose components run here.
 pub(crate) const PACKAGE: &str = "sluice:plugin";
 pub(crate) const MAJOR_VERSION: &str = "1";

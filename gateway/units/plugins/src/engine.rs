@@ -107,6 +107,12 @@ impl Sandbox {
         fits
     }
 
+    /// One that was kept before and ran since is kept again.
+    pub(crate) fn keep_on(&self, bytes: usize) {
+        self.kept.fetch_add(1, Ordering::SeqCst);
+        self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// One that was kept runs again, or ends.
     pub(crate) fn give_up_keeping(&self, bytes: usize) {
         self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -7,14 +7,14 @@ use std::time::Instant;
 use sluice_vocabulary::Refusal;
 
 use crate::answer;
-use crate::call::{Changes, Subject};
-use crate::contract::actions::Action;
 use crate::failure::Failure;
 use crate::fallback::Fallback;
+use crate::living::Word;
 use crate::message::Answer;
 use crate::metrics::StandbyMetrics;
 use crate::plugin::Plugin;
 use crate::quarantine::{Change, Probe, Quarantine, Turn};
+use crate::subject::{Changes, Subject};
 use crate::visit::Visit;
 
 /// What a phase decided, checked: nothing in it that a client must not see.
@@ -161,11 +161,12 @@ impl Plugin {
     /// Calls one phase of this implementation, and checks what it hands back.
     async fn tried(self: &Arc<Self>, subject: Subject, visit: &mut Visit) -> (Subject, Result<Decision, Failure>) {
         let (subject, result) = self.call(subject, visit).await;
-        let decision = result.and_then(|action| match action {
-            Action::Continue if subject.fits() => Ok(Decision::Continue),
-            Action::Continue => Err(Failure::Output("the header would hold more fields than it can".to_owned())),
-            Action::Answer(given) => answer::checked(given).map(Decision::Answer),
-            Action::Refuse(refusal) => Ok(Decision::Refuse(answer::refusal(self.shared.name.as_str(), refusal))),
+        let decision = result.and_then(|word| match word {
+            Word::Continue if subject.fits() => Ok(Decision::Continue),
+            Word::Continue => Err(Failure::Output("the header would hold more fields than it can".to_owned())),
+            Word::Answer(given) => answer::checked(given).map(Decision::Answer),
+            Word::Refuse(refusal) => Ok(Decision::Refuse(answer::refusal(self.shared.name.as_str(), refusal))),
+            Word::Abort => Err(Failure::Output("an abort of a message that is not under way".to_owned())),
         });
         (subject, decision)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sluice_vocabulary::share::OverShare;
 use wasmtime::Trap;
 
+use crate::bodies::LONGEST_REPLACEMENT;
 use crate::edits::TooMuch;
 
 /// Why a phase failed, or could not be tried.
@@ -27,6 +28,9 @@ pub(crate) enum Failure {
     /// What it handed back oversteps a bound or breaks the contract.
     #[error("handed back what cannot be used: {0}")]
     Output(String),
+    /// A body is larger than what a plugin may be given of one.
+    #[error("a body of more than {0} bytes: more is not gathered")]
+    Body(usize),
     /// No instance came free in time.
     #[error("no instance came free within {0} ms")]
     Overloaded(u128),
@@ -49,14 +53,15 @@ pub(crate) enum Kind {
     Deadline,
     Memory,
     Output,
+    Body,
     Overloaded,
     Share,
     Host,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Trap, Self::Deadline, Self::Memory, Self::Output, Self::Overloaded, Self::Share, Self::Host];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Trap, Self::Deadline, Self::Memory, Self::Output, Self::Body, Self::Overloaded, Self::Share, Self::Host];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -64,6 +69,7 @@ impl Kind {
             Self::Deadline => "deadline",
             Self::Memory => "memory",
             Self::Output => "output",
+            Self::Body => "body",
             Self::Overloaded => "overloaded",
             Self::Share => "share",
             Self::Host => "host",
@@ -78,6 +84,7 @@ impl Failure {
             Self::Deadline(_) => Kind::Deadline,
             Self::Memory { .. } => Kind::Memory,
             Self::Output(_) => Kind::Output,
+            Self::Body(_) => Kind::Body,
             Self::Overloaded(_) | Self::Crowded(_) => Kind::Overloaded,
             Self::Share(_) => Kind::Share,
             Self::Host(_) => Kind::Host,
@@ -141,6 +148,14 @@ fn place_of(backtrace: &wasmtime::WasmBacktrace) -> Option<String> {
 pub(crate) enum Misuse {
     #[error("the response was asked for before there is one")]
     NoResponse,
+    #[error("a body was asked for in a phase that is about none")]
+    NoBody,
+    #[error("{0} bytes were put in the place of a body: expected at most {LONGEST_REPLACEMENT}")]
+    LongReplacement(usize),
+    #[error("trailers were asked for in a phase that is about none")]
+    NoTrailers,
+    #[error("how the exchange went was asked for before it was over")]
+    NotOver,
     #[error("an upstream was chosen or asked for when the request was on its way already")]
     TooLate,
     #[error("{0} random bytes were asked for at once: expected at most 1024")]

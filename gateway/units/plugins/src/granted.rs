@@ -6,11 +6,12 @@ use std::time::Duration;
 use sluice_vocabulary::Identity;
 use sluice_vocabulary::claims::Raw;
 
-use crate::call::{Call, Phase};
+use crate::call::Call;
 use crate::contract::key_value::{Entry, StoreFault};
 use crate::contract::metrics::MetricFault;
 use crate::contract::routing::RoutingFault;
 use crate::contract::{clock, connection, identity, key_value, metrics, random, routing, tags};
+use crate::effects::Effects;
 use crate::failure::Misuse;
 use crate::message::Link;
 
@@ -132,28 +133,23 @@ impl metrics::Host for Call {
 
 impl routing::Host for Call {
     fn choose_upstream(&mut self, name: String) -> wasmtime::Result<Result<(), RoutingFault>> {
-        if self.subject.phase() != Phase::RequestHeaders {
-            return Err(Misuse::TooLate.into());
-        }
-        let granted = self.shared.upstreams.iter().find(|upstream| upstream.as_str() == name);
-        let Some(upstream) = granted.cloned() else { return Ok(Err(RoutingFault::NotGranted)) };
-        self.subject.effects_mut().choose(upstream);
+        let granted = self.shared.upstreams.iter().find(|upstream| upstream.as_str() == name).cloned();
+        let effects = self.before_the_upstream()?;
+        let Some(upstream) = granted else { return Ok(Err(RoutingFault::NotGranted)) };
+        effects.choose(upstream);
         Ok(Ok(()))
     }
 
     fn upstream(&mut self) -> wasmtime::Result<Option<String>> {
-        if self.subject.phase() != Phase::RequestHeaders {
-            return Err(Misuse::TooLate.into());
-        }
-        let upstream = self.subject.effects().upstream().or(self.who.upstream.as_ref());
-        Ok(upstream.map(|name| name.as_str().to_owned()))
+        let chosen = self.before_the_upstream()?.upstream().cloned();
+        Ok(chosen.or_else(|| self.who.upstream.clone()).map(|name| name.as_str().to_owned()))
     }
 }
 
 impl tags::Host for Call {
     fn set(&mut self, name: String, value: String) -> wasmtime::Result<bool> {
         let before = self.who.tags;
-        Ok(self.subject.effects_mut().tag(&name, &value, before))
+        Ok(self.subject.effects_mut().is_some_and(|effects| effects.tag(&name, &value, before)))
     }
 }
 
@@ -194,6 +190,12 @@ impl key_value::Host for Call {
 }
 
 impl Call {
+    /// What is asked for in a phase in which the request was not sent yet.
+    fn before_the_upstream(&mut self) -> Result<&mut Effects, Misuse> {
+        let is_in_time = self.subject.phase().is_before_the_upstream();
+        self.subject.effects_mut().filter(|_| is_in_time).ok_or(Misuse::TooLate)
+    }
+
     fn identity(&self) -> Option<&Identity> {
         self.who.identity.as_deref()
     }

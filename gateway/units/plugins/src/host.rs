@@ -5,11 +5,12 @@
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::call::{Call, Subject};
+use crate::call::Call;
 use crate::contract::fields::HeaderFault;
 use crate::contract::{actions, configuration, fields, log, request, response};
 use crate::edits::Edits;
 use crate::failure::Misuse;
+use crate::subject::Subject;
 
 /// Lines that one phase may log.
 const MOST_LINES: u32 = 16;
@@ -25,43 +26,43 @@ impl fields::Host for Call {}
 
 impl request::Host for Call {
     fn method(&mut self) -> wasmtime::Result<String> {
-        Ok(self.request().method.as_str().to_owned())
+        Ok(self.subject.request().method.as_str().to_owned())
     }
 
     fn scheme(&mut self) -> wasmtime::Result<String> {
-        Ok(self.request().scheme.as_str().to_owned())
+        Ok(self.subject.request().scheme.as_str().to_owned())
     }
 
     fn host(&mut self) -> wasmtime::Result<String> {
-        Ok(self.request().host.as_ref().to_owned())
+        Ok(self.subject.request().host.as_ref().to_owned())
     }
 
     fn path(&mut self) -> wasmtime::Result<String> {
-        Ok(self.request().path.as_ref().to_owned())
+        Ok(self.subject.request().path.as_ref().to_owned())
     }
 
     fn query(&mut self) -> wasmtime::Result<Option<String>> {
-        Ok(self.request().query.as_deref().map(str::to_owned))
+        Ok(self.subject.request().query.as_deref().map(str::to_owned))
     }
 
     fn header(&mut self, name: String) -> wasmtime::Result<Option<String>> {
         Ok(match &self.subject {
-            Subject::Request { head, edits } => edits.first(&head.headers, &name).map(text),
-            Subject::Response { request, .. } => request.headers.get(&name).map(text),
+            Subject::Request { head, edits, .. } => edits.first(&head.headers, &name).map(text),
+            other => other.request().headers.get(&name).map(text),
         })
     }
 
     fn header_values(&mut self, name: String) -> wasmtime::Result<Vec<String>> {
         Ok(match &self.subject {
-            Subject::Request { head, edits } => edits.values(&head.headers, &name).map(text).collect(),
-            Subject::Response { request, .. } => request.headers.get_all(&name).into_iter().map(text).collect(),
+            Subject::Request { head, edits, .. } => edits.values(&head.headers, &name).map(text).collect(),
+            other => other.request().headers.get_all(&name).into_iter().map(text).collect(),
         })
     }
 
     fn headers(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
         Ok(match &self.subject {
-            Subject::Request { head, edits } => all(&head.headers, edits),
-            Subject::Response { request, .. } => all(&request.headers, &Edits::default()),
+            Subject::Request { head, edits, .. } => all(&head.headers, edits),
+            other => all(&other.request().headers, &Edits::default()),
         })
     }
 
@@ -80,12 +81,17 @@ impl request::Host for Call {
 
 impl response::Host for Call {
     fn status(&mut self) -> wasmtime::Result<u16> {
-        let (head, _, changed) = self.response()?;
-        Ok(changed.unwrap_or(head.status).as_u16())
+        Ok(match &self.subject {
+            Subject::Response { head, status, .. } => status.unwrap_or(head.status),
+            _ => self.response()?.status,
+        }
+        .as_u16())
     }
 
     fn set_status(&mut self, wanted: u16) -> wasmtime::Result<bool> {
-        let Subject::Response { head, status, .. } = &mut self.subject else { return Err(Misuse::NoResponse.into()) };
+        let Subject::Response { head, status, .. } = &mut self.subject else {
+            return self.response().map(|_| false).map_err(Into::into);
+        };
         match StatusCode::from_u16(wanted) {
             Ok(wanted) if (200..600).contains(&wanted.as_u16()) && has_body(head.status) && has_body(wanted) => {
                 *status = Some(wanted);
@@ -96,18 +102,24 @@ impl response::Host for Call {
     }
 
     fn header(&mut self, name: String) -> wasmtime::Result<Option<String>> {
-        let (head, edits, _) = self.response()?;
-        Ok(edits.first(&head.headers, &name).map(text))
+        Ok(match &self.subject {
+            Subject::Response { head, edits, .. } => edits.first(&head.headers, &name).map(text),
+            _ => self.response()?.headers.get(&name).map(text),
+        })
     }
 
     fn header_values(&mut self, name: String) -> wasmtime::Result<Vec<String>> {
-        let (head, edits, _) = self.response()?;
-        Ok(edits.values(&head.headers, &name).map(text).collect())
+        Ok(match &self.subject {
+            Subject::Response { head, edits, .. } => edits.values(&head.headers, &name).map(text).collect(),
+            _ => self.response()?.headers.get_all(&name).into_iter().map(text).collect(),
+        })
     }
 
     fn headers(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        let (head, edits, _) = self.response()?;
-        Ok(all(&head.headers, edits))
+        Ok(match &self.subject {
+            Subject::Response { head, edits, .. } => all(&head.headers, edits),
+            _ => all(&self.response()?.headers, &Edits::default()),
+        })
     }
 
     fn set_header(&mut self, name: String, value: String) -> Changed {
@@ -182,7 +194,7 @@ impl Call {
     ) -> Changed {
         match &mut self.subject {
             Subject::Request { edits, .. } => Ok(change(edits)?),
-            Subject::Response { .. } => Ok(Err(HeaderFault::ReadOnly)),
+            _ => Ok(Err(HeaderFault::ReadOnly)),
         }
     }
 
@@ -191,8 +203,8 @@ impl Call {
         change: impl FnOnce(&mut Edits) -> Result<Result<(), HeaderFault>, Misuse>,
     ) -> Changed {
         match &mut self.subject {
-            Subject::Request { .. } => Err(Misuse::NoResponse.into()),
             Subject::Response { edits, .. } => Ok(change(edits)?),
+            _ => self.response().map(|_| Err(HeaderFault::ReadOnly)).map_err(Into::into),
         }
     }
 }
@@ -209,11 +221,11 @@ pub(crate) fn has_body(status: StatusCode) -> bool {
     !status.is_informational() && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
 }
 
-fn text(value: &HeaderValue) -> String {
+pub(crate) fn text(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
-fn all(base: &HeaderMap, edits: &Edits) -> Vec<(String, String)> {
+pub(crate) fn all(base: &HeaderMap, edits: &Edits) -> Vec<(String, String)> {
     edits.all(base).map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
 }
 

@@ -31,7 +31,10 @@ mod message;
 mod contract;
 mod edits;
 mod effects;
+mod phase;
+mod subject;
 
+mod bodies;
 mod call;
 mod counts;
 mod granted;
@@ -63,16 +66,23 @@ mod quarantine;
 
 mod chain;
 
+// What sees a message that is under way, and what comes after it.
+mod ends;
+mod passage;
+mod stage;
+
 // The unit.
 mod metrics;
 mod unit;
 
-pub use chain::Chain;
+pub use chain::{Chain, LONGEST_BODY};
 pub use config::{ComponentSource, Limits, OnFailure, PluginConfig, validate};
 pub use effects::Effects;
+pub use ends::Ends;
 pub use fallback::{Compare, Fallback, QuarantineConfig};
 pub use grants::{Grants, KeyValueGrant};
-pub use message::{Answer, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
+pub use message::{Answer, Ended, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
+pub use passage::Passage;
 pub use survey::{Against, Found, NoSurvey, Refusal, Survey, survey};
 pub use unit::{Deps, Handle, Options, Prepared, SandboxUnavailable, Task, Unit};
 pub use visit::Visit;

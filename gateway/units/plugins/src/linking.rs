@@ -5,8 +5,8 @@ use wasmtime::component::{HasSelf, Linker};
 
 use crate::call::Call;
 use crate::contract::{
-    actions, clock, configuration, connection, fields, identity, key_value, log, metrics, random, request, response,
-    routing, tags,
+    actions, body, clock, configuration, connection, exchange, fields, identity, key_value, log, metrics, random,
+    request, response, routing, streams, tags, trailers,
 };
 use crate::grants::{Capability, Granted};
 
@@ -16,7 +16,7 @@ pub(crate) fn linker(engine: &Engine, granted: Granted) -> wasmtime::Result<Link
     macro_rules! link {
         ($($interface:ident),+) => {{ $( $interface::add_to_linker::<_, HasSelf<_>>(&mut linker, |call| call)?; )+ }};
     }
-    link!(actions, configuration, fields, log, request, response);
+    link!(actions, body, configuration, exchange, fields, log, request, response, streams, trailers);
     for capability in Capability::ALL.into_iter().filter(|capability| granted.has(*capability)) {
         match capability {
             Capability::Identity => link!(identity),

@@ -4,15 +4,50 @@ use std::fmt;
 use std::sync::Arc;
 
 use sluice_vocabulary::share::{Patience, Seat};
-use wasmtime::component::Instance;
+use wasmtime::component::{Instance, TypedFunc};
 use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 
-use crate::call::{Call, Phase, Subject};
-use crate::contract::actions::Action;
+use crate::call::Call;
+use crate::contract::actions::{self, Action};
+use crate::contract::streams::StreamAction;
 use crate::engine::MOST_BYTES_PER_CALL;
 use crate::failure::Failure;
 use crate::message::Who;
+use crate::phase::{Phase, Returns};
 use crate::plugin::Plugin;
+use crate::subject::Subject;
+
+/// Ticks that a phase may meet which cannot give its thread back.
+const TICKS_OF_A_SLICE: u64 = 2;
+
+/// What a guest's function returned, whatever its phase.
+#[derive(Debug)]
+pub(crate) enum Word {
+    /// Go on: all that a function says which returns nothing.
+    Continue,
+    Answer(actions::Answer),
+    Refuse(actions::Refusal),
+    Abort,
+}
+
+impl From<Action> for Word {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Continue => Self::Continue,
+            Action::Answer(answer) => Self::Answer(answer),
+            Action::Refuse(refusal) => Self::Refuse(refusal),
+        }
+    }
+}
+
+impl From<StreamAction> for Word {
+    fn from(action: StreamAction) -> Self {
+        match action {
+            StreamAction::Continue => Self::Continue,
+            StreamAction::Abort => Self::Abort,
+        }
+    }
+}
 
 /// The right of one instance to be, given back when it is dropped.
 pub(crate) struct Place {
@@ -82,6 +117,14 @@ impl Living {
         kept
     }
 
+    /// It rests until the next piece of the body that it was admitted for. What it has grown by is charged, whether there is
+    /// room or not: it cannot be made anew.
+    pub(crate) fn rest(&mut self) {
+        let bytes = self.store.data().bounds.granted();
+        self.place.plugin.sandbox.keep_on(bytes);
+        self.place.kept = Some(bytes);
+    }
+
     /// Makes a kept instance ready to run again.
     pub(crate) fn wake(&mut self) -> Result<(), Failure> {
         self.place.give_up_keeping();
@@ -110,7 +153,7 @@ impl Living {
     /// in the middle needs one. Whether this one does is not known before: it runs until the next tick, which is a
     /// millisecond away at most, and is begun anew, with its whole deadline, if that was not enough. Nothing is lost but the
     /// time, since nothing that a phase does shows before it ends, but for its log lines, which are not said twice.
-    pub(crate) fn at_once(&mut self, phase: Phase) -> Option<wasmtime::Result<Action>> {
+    pub(crate) fn at_once(&mut self, phase: Phase) -> Option<wasmtime::Result<Word>> {
         self.store.epoch_deadline_trap();
         self.store.set_epoch_deadline(1);
         match self.run(phase) {
@@ -119,17 +162,37 @@ impl Living {
         }
     }
 
-    fn run(&mut self, phase: Phase) -> wasmtime::Result<Action> {
+    /// Runs a phase on the caller's stack, in which nobody can wait: it has until the tick after the next, which is a
+    /// millisecond at least and two at most, and fails there.
+    pub(crate) fn in_one_slice(&mut self, phase: Phase) -> wasmtime::Result<Word> {
+        self.store.epoch_deadline_trap();
+        self.store.set_epoch_deadline(TICKS_OF_A_SLICE);
+        self.run(phase)
+    }
+
+    fn run(&mut self, phase: Phase) -> wasmtime::Result<Word> {
         let component = &self.place.plugin.component;
         // A chain holds a plugin for a phase only if it has that phase; without it there is nothing to decide.
-        let Some(function) = component.function(phase) else { return Ok(Action::Continue) };
+        let Some(function) = component.function(phase) else { return Ok(Word::Continue) };
         let instance = match self.instance {
             Some(instance) => instance,
             None => *self.instance.insert(component.instance_pre.instantiate(&mut self.store)?),
         };
-        let function = instance.get_typed_func::<(), (Action,)>(&mut self.store, function)?;
-        let (action,) = function.call(&mut self.store, ())?;
-        Ok(action)
+        let store = &mut self.store;
+        match phase.returns() {
+            Returns::Action => {
+                let function: TypedFunc<(), (Action,)> = instance.get_typed_func(&mut *store, function)?;
+                Ok(function.call(store, ())?.0.into())
+            }
+            Returns::StreamAction => {
+                let function: TypedFunc<(), (StreamAction,)> = instance.get_typed_func(&mut *store, function)?;
+                Ok(function.call(store, ())?.0.into())
+            }
+            Returns::Nothing => {
+                let function: TypedFunc<(), ()> = instance.get_typed_func(&mut *store, function)?;
+                function.call(store, ()).map(|()| Word::Continue)
+            }
+        }
     }
 
     /// A new instance in the same place, about the same message as it was before the phase.
@@ -141,18 +204,30 @@ impl Living {
     }
 
     /// Runs a phase on a stack of its own, a slice until each tick, and lets the thread do other things in between.
-    pub(crate) async fn in_slices(&mut self, phase: Phase) -> wasmtime::Result<Action> {
+    pub(crate) async fn in_slices(&mut self, phase: Phase) -> wasmtime::Result<Word> {
         self.store.epoch_deadline_callback(end_of_slice);
         self.store.set_epoch_deadline(1);
         let component = &self.place.plugin.component;
-        let Some(function) = component.function(phase) else { return Ok(Action::Continue) };
+        let Some(function) = component.function(phase) else { return Ok(Word::Continue) };
         let instance = match self.instance {
             Some(instance) => instance,
             None => *self.instance.insert(component.instance_pre.instantiate_async(&mut self.store).await?),
         };
-        let function = instance.get_typed_func::<(), (Action,)>(&mut self.store, function)?;
-        let (action,) = function.call_async(&mut self.store, ()).await?;
-        Ok(action)
+        let store = &mut self.store;
+        match phase.returns() {
+            Returns::Action => {
+                let function: TypedFunc<(), (Action,)> = instance.get_typed_func(&mut *store, function)?;
+                Ok(function.call_async(store, ()).await?.0.into())
+            }
+            Returns::StreamAction => {
+                let function: TypedFunc<(), (StreamAction,)> = instance.get_typed_func(&mut *store, function)?;
+                Ok(function.call_async(store, ()).await?.0.into())
+            }
+            Returns::Nothing => {
+                let function: TypedFunc<(), ()> = instance.get_typed_func(&mut *store, function)?;
+                function.call_async(store, ()).await.map(|()| Word::Continue)
+            }
+        }
     }
 }
 

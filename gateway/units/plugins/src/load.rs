@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 use sluice_vocabulary::clock::Clock;
 use tokio::sync::mpsc;
 
-use crate::call::Phase;
 use crate::component::{Checked, LARGEST, Refused};
 use crate::config::{ComponentSource, PluginConfig};
+use crate::phase::Phase;
 use crate::plugin::Plugin;
 use sluice_vocabulary::histogram::DurationHistogram;
 use sluice_vocabulary::{Fault, Path as ConfigPath};
@@ -143,15 +143,17 @@ pub(crate) fn pair(
         }
     };
     let mut refused = Vec::new();
-    if config.decides == Some(true) && !first.phases().any(Phase::can_refuse_a_request) {
+    if config.decides == Some(true) && !first.phases().any(Phase::is_before_the_upstream) {
         refused.push(of(false)(Refused::CannotDecide(first.phase_names())));
     }
     if let Some(second) = &second {
         if !first.phases().eq(second.phases()) {
             let (found, expected) = (second.phase_names(), first.phase_names());
             refused.push(of(true)(Refused::OtherPhases { found, expected }));
-        } else if !first.phases().any(Phase::can_be_undone) {
+        } else if first.phases().any(Phase::is_under_way) {
             refused.push(of(true)(Refused::NoFailover(first.phase_names())));
+        } else if !first.phases().any(Phase::can_be_undone) {
+            refused.push(of(true)(Refused::NeverFails(first.phase_names())));
         }
     }
     if refused.is_empty() { Ok(Pair { first, second }) } else { Err(refused) }

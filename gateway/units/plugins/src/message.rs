@@ -51,6 +51,23 @@ pub struct ResponseHead {
     pub headers: HeaderMap,
 }
 
+/// How an exchange went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The status that the client was sent; 0 where it was sent none.
+    pub status: u16,
+    /// From the start of the request to the end of the response.
+    pub duration: Duration,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the response's body, as it was sent.
+    pub response_bytes: u64,
+    /// The upstream that was asked, if any was.
+    pub upstream: Option<UpstreamName>,
+    /// Why the gateway refused or gave up, as the access record names it.
+    pub refused: Option<&'static str>,
+}
+
 /// Whose request it is, and how it came: for the plugins' log lines, for what they may use, and for plugins that were granted more.
 #[derive(Debug, Clone)]
 pub struct Who {

@@ -11,10 +11,10 @@ use prometheus_client::registry::{Registry, Unit};
 use sluice_vocabulary::PluginName;
 use sluice_vocabulary::histogram::DurationHistogram;
 
-use crate::call::Phase;
 use crate::counts::{Counts, Families};
 use crate::failover::Comparison;
 use crate::failure::Kind;
+use crate::phase::Phase;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfPlugin {
@@ -52,6 +52,7 @@ pub(crate) struct Metrics {
     quarantined: Family<OfPlugin, Gauge>,
     comparisons: Family<OfOutcome, Counter>,
     series_dropped: Family<OfPlugin, Counter>,
+    ends_dropped: Family<OfPlugin, Counter>,
     own: Families,
     pub(crate) loaded: Gauge,
     pub(crate) compile_time: DurationHistogram,
@@ -70,6 +71,7 @@ impl Metrics {
             quarantined: Family::default(),
             comparisons: Family::default(),
             series_dropped: Family::default(),
+            ends_dropped: Family::default(),
             own: Families::register(registry),
             loaded: Gauge::default(),
             compile_time: DurationHistogram::new(BOUNDS),
@@ -114,6 +116,11 @@ impl Metrics {
             "Counts of plugins' own that were dropped for want of room",
             metrics.series_dropped.clone(),
         );
+        registry.register(
+            "ends_dropped",
+            "Ends of exchanges that plugins were not told of, since too many waited or the gateway stopped",
+            metrics.ends_dropped.clone(),
+        );
         registry.register("loaded", "Plugins loaded now", metrics.loaded.clone());
         registry.register_with_unit(
             "compile_duration",
@@ -125,20 +132,25 @@ impl Metrics {
     }
 
     /// Handles for one plugin; the same ones again for a name that is known.
-    pub(crate) fn plugin(&self, name: &PluginName) -> PluginMetrics {
+    ///
+    /// Only the phases that it has are told of.
+    pub(crate) fn plugin(&self, name: &PluginName, has: impl Fn(Phase) -> bool) -> PluginMetrics {
         let plugin = || name.as_str().to_owned();
         let of_plugin = OfPlugin { plugin: plugin() };
         let of_phase = |phase: Phase| OfPhase { plugin: plugin(), phase: phase.as_str() };
         PluginMetrics {
-            phases: Phase::ALL.map(|phase| PhaseMetrics {
-                invocations: self.invocations.get_or_create(&of_phase(phase)).clone(),
-                duration: self.duration.get_or_create(&of_phase(phase)).clone(),
+            phases: Phase::ALL.map(|phase| {
+                has(phase).then(|| PhaseMetrics {
+                    invocations: self.invocations.get_or_create(&of_phase(phase)).clone(),
+                    duration: self.duration.get_or_create(&of_phase(phase)).clone(),
+                })
             }),
             failures: Kind::ALL
                 .map(|kind| self.failures.get_or_create(&OfReason { plugin: plugin(), reason: kind.as_str() }).clone()),
             guest_time: self.guest_time.get_or_create(&of_plugin).clone(),
             instances: self.instances.get_or_create(&of_plugin).clone(),
             log_lines_dropped: self.log_lines_dropped.get_or_create(&of_plugin).clone(),
+            ends_dropped: self.ends_dropped.get_or_create(&of_plugin).clone(),
         }
     }
 
@@ -189,6 +201,7 @@ impl Metrics {
         self.instances.remove(&labels);
         self.log_lines_dropped.remove(&labels);
         self.series_dropped.remove(&labels);
+        self.ends_dropped.remove(&labels);
         self.forget_standby(name);
     }
 }
@@ -210,11 +223,12 @@ impl StandbyMetrics {
 /// One plugin's handles.
 #[derive(Debug)]
 pub(crate) struct PluginMetrics {
-    phases: [PhaseMetrics; Phase::ALL.len()],
+    phases: [Option<PhaseMetrics>; Phase::ALL.len()],
     failures: [Counter; Kind::ALL.len()],
     pub(crate) guest_time: Counter<f64, AtomicU64>,
     pub(crate) instances: Gauge,
     pub(crate) log_lines_dropped: Counter,
+    pub(crate) ends_dropped: Counter,
 }
 
 #[derive(Debug)]
@@ -224,8 +238,9 @@ pub(crate) struct PhaseMetrics {
 }
 
 impl PluginMetrics {
-    pub(crate) const fn phase(&self, phase: Phase) -> &PhaseMetrics {
-        &self.phases[phase as usize]
+    /// A phase's, if the plugin has it.
+    pub(crate) const fn phase(&self, phase: Phase) -> Option<&PhaseMetrics> {
+        self.phases[phase as usize].as_ref()
     }
 
     pub(crate) const fn failures(&self, kind: Kind) -> &Counter {

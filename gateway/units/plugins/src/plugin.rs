@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use sluice_vocabulary::clock::Clock;
 use sluice_vocabulary::share::{Claim, OverShare, Patience, Seat, Turn};
 
-use crate::call::{Phase, Shared, Subject};
+use crate::call::Shared;
 use crate::component::Checked;
 use crate::config::{Limits, OnFailure, PluginConfig};
-use crate::contract::actions::Action;
 use crate::engine::Sandbox;
 use crate::failover::Standby;
 use crate::failure::Failure;
 use crate::limits::Bounds;
-use crate::living::{Living, Place};
+use crate::living::{Living, Place, Word};
 use crate::message::Who;
+use crate::phase::Phase;
+use crate::subject::Subject;
 use crate::ticker::TICK;
 use crate::visit::Visit;
 
@@ -89,7 +90,7 @@ impl Plugin {
         self: &Arc<Self>,
         subject: Subject,
         visit: &mut Visit,
-    ) -> (Subject, Result<Action, Failure>) {
+    ) -> (Subject, Result<Word, Failure>) {
         let phase = subject.phase();
         let claim = visit.who.claim.clone();
         let mut patience = Patience::new(self.sandbox.queue);
@@ -123,7 +124,7 @@ impl Plugin {
                 Err(failure) => return (subject, Err(failure)),
             },
         };
-        self.shared.metrics.phase(phase).invocations.inc();
+        self.called(phase);
 
         let mut spent = Spent::begins(self.clock.now());
         let mut result = None;
@@ -140,24 +141,99 @@ impl Plugin {
         let result = match result {
             Some(result) => Ok(result),
             None => {
-                let call = living.in_slices(phase);
                 let mut taking = TakingTurns { claim: &claim, turn: Some(turn), patience };
                 // Boxed, since it is large and seldom needed: whoever awaits a call would carry room for it.
-                Box::pin(self.timed(&mut spent, &mut taking, call)).await
+                Box::pin(self.timed(&mut spent, &mut taking, living.in_slices(phase))).await
             }
         };
         self.account(phase, &spent);
 
-        let result = match result {
-            Ok(result) => result.map_err(|error| Failure::of(&error, self.ticks, living.overstepped())),
-            Err(over) => Err(over.into()),
-        };
+        let result = self.outcome(result, &living);
         let subject = living.take_subject();
-        let has_more = phase == Phase::RequestHeaders && self.has(Phase::ResponseHeaders);
-        if has_more && matches!(result, Ok(Action::Continue)) {
+        if self.component.has_phase_after(phase) && matches!(result, Ok(Word::Continue)) {
             visit.keep(living);
         }
         (subject, result)
+    }
+
+    /// An instance for a body that is under way: what this request's phase before left, or a new one. It is the body's until
+    /// its end, so that there must be room to keep it.
+    pub(crate) async fn settle(self: &Arc<Self>, visit: &mut Visit) -> Result<Living, Failure> {
+        if let Some(kept) = visit.take(self) {
+            return Ok(kept);
+        }
+        let mut patience = Patience::new(self.sandbox.queue);
+        let seat = visit.who.claim.seat(&mut patience).await?;
+        let place = Place::of(self, seat, &mut patience).await?;
+        let mut living = Living::new(place, Subject::none(), &visit.who);
+        if living.keep() {
+            Ok(living)
+        } else {
+            Err(Failure::Crowded("as many instances as may be kept are kept for other messages".to_owned()))
+        }
+    }
+
+    /// Calls a phase about a piece of a body in the instance that sees all of them, slice by slice.
+    pub(crate) async fn see(
+        &self,
+        living: &mut Living,
+        subject: Subject,
+        claim: &Claim,
+    ) -> (Subject, Result<Word, Failure>) {
+        let phase = subject.phase();
+        let mut patience = Patience::new(self.sandbox.queue);
+        let turn = match claim.begin(&*self.clock, &mut patience).await {
+            Ok(turn) => turn,
+            Err(over) => return (subject, Err(over.into())),
+        };
+        if let Err(failure) = living.wake() {
+            return (subject, Err(failure));
+        }
+        living.next_phase(subject);
+        self.called(phase);
+        let mut spent = Spent::begins(self.clock.now());
+        let mut taking = TakingTurns { claim, turn: Some(turn), patience };
+        let result = Box::pin(self.timed(&mut spent, &mut taking, living.in_slices(phase))).await;
+        self.account(phase, &spent);
+        let result = self.outcome(result, living);
+        living.rest();
+        (living.take_subject(), result)
+    }
+
+    /// The same where nobody can wait: it has one slice. What its tenant owes then is for the caller to wait for.
+    pub(crate) fn see_now(
+        &self,
+        living: &mut Living,
+        subject: Subject,
+        claim: &Claim,
+    ) -> (Subject, Result<Word, Failure>) {
+        let phase = subject.phase();
+        if let Err(failure) = living.wake() {
+            return (subject, Err(failure));
+        }
+        living.next_phase(subject);
+        self.called(phase);
+        let mut spent = Spent::begins(self.clock.now());
+        let result = living.in_one_slice(phase);
+        let slice = spent.held_until(self.clock.now());
+        claim.charge(slice, spent.until);
+        self.account(phase, &spent);
+        let result = result.map_err(|error| Failure::of(&error, 1, living.overstepped()));
+        living.rest();
+        (living.take_subject(), result)
+    }
+
+    fn called(&self, phase: Phase) {
+        if let Some(of_phase) = self.shared.metrics.phase(phase) {
+            of_phase.invocations.inc();
+        }
+    }
+
+    fn outcome(&self, result: Result<wasmtime::Result<Word>, OverShare>, living: &Living) -> Result<Word, Failure> {
+        match result {
+            Ok(result) => result.map_err(|error| Failure::of(&error, self.ticks, living.overstepped())),
+            Err(over) => Err(over.into()),
+        }
     }
 
     /// A place among all instances, for whoever has one among its tenant's.
@@ -194,7 +270,9 @@ impl Plugin {
     /// make the next one.
     fn account(&self, phase: Phase, spent: &Spent) {
         let metrics = &self.shared.metrics;
-        metrics.phase(phase).duration.observe(spent.until.saturating_duration_since(spent.begun));
+        if let Some(of_phase) = metrics.phase(phase) {
+            of_phase.duration.observe(spent.until.saturating_duration_since(spent.begun));
+        }
         metrics.guest_time.inc_by(spent.held.as_secs_f64());
         let (is_brief, was_brief) = (spent.held < BRIEF, &self.is_brief[phase as usize]);
         if is_brief != was_brief.load(Ordering::Relaxed) {

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::call::Phase;
 use crate::component::{Checked, Refused, of_our_package};
 use crate::config::PluginConfig;
 use crate::engine::Sandbox;
 use crate::grants::{Capability, Granted};
 use crate::load::{fits, pinned, read};
+use crate::phase::Phase;
 
 /// Instances that the engine is laid out for. None is made of it: what is looked at is bounded by the size of a slot, which
 /// is the same for any number of them.

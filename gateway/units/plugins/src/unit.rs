@@ -13,16 +13,18 @@ use sluice_vocabulary::clock::{Clock, Entropy};
 use sluice_vocabulary::ports::Inspect;
 use sluice_vocabulary::unit::{BoxFuture, Health, State, Stop};
 use sluice_vocabulary::{Fault, Path, PluginName};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::call::{Ports, Shared};
 use crate::chain::Chain;
 use crate::config::{PluginConfig, Told};
 use crate::counts::Counts;
+use crate::ends::{self, Ends, Farewell, MOST_WAITING};
 use crate::engine::Sandbox;
 use crate::failover::{Comparison, Standby};
 use crate::failure::Kind;
 use crate::load::{Known, Loader, Pair, pair};
+use crate::message::{Ended, RequestHead, Who};
 use crate::metrics::Metrics;
 use crate::plugin::Plugin;
 use crate::store::{Store, Whole};
@@ -66,7 +68,7 @@ impl Unit {
     ///
     /// Registers, without a prefix: `invocations`, `failures`, `duration_seconds`, `cpu_seconds`, `instances`,
     /// `log_lines_dropped`, `failovers`, `quarantined`, `comparisons`, `loaded`, `compile_duration_seconds`, `count`, `gauge`,
-    /// `series_dropped`.
+    /// `series_dropped`, `ends_dropped`.
     ///
     /// # Errors
     /// If the machine cannot run the engine at all.
@@ -81,7 +83,9 @@ impl Unit {
             clock: Arc::clone(&deps.clock),
             compile_time: metrics.compile_time.clone(),
         });
+        let (farewells, waiting) = mpsc::channel(MOST_WAITING);
         let inner = Inner {
+            farewells,
             sandbox: Arc::clone(&sandbox),
             loader,
             metrics,
@@ -91,7 +95,7 @@ impl Unit {
             stores: Arc::default(),
         };
         let inner = Arc::new(inner);
-        Ok((Handle { inner: Arc::clone(&inner), health: health.clone() }, Task { sandbox, inner, health }))
+        Ok((Handle { inner: Arc::clone(&inner), health: health.clone() }, Task { sandbox, inner, health, waiting }))
     }
 }
 
@@ -104,6 +108,8 @@ pub struct Handle {
 
 struct Inner {
     sandbox: Arc<Sandbox>,
+    /// To the task, which makes the calls at the end of exchanges.
+    farewells: mpsc::Sender<Farewell>,
     loader: Arc<Loader>,
     metrics: Metrics,
     ports: Arc<Ports>,
@@ -189,6 +195,14 @@ impl Handle {
         self.inner.loaded.store(Arc::new(prepared.plugins));
     }
 
+    /// An exchange is over: calls the last phase of the plugins that its request passed, some time later and elsewhere. Where
+    /// too many wait it is dropped and counted.
+    pub fn ended(&self, ends: Ends, request: Arc<RequestHead>, who: Who, ended: Ended) {
+        if !ends.is_empty() {
+            Farewell { ends, request, who, ended: Arc::new(ended) }.leave(&self.inner.farewells);
+        }
+    }
+
     /// The unit's health.
     pub const fn health(&self) -> &Health {
         &self.health
@@ -218,7 +232,7 @@ impl Handle {
         let shared = Arc::new(Shared {
             name: name.clone(),
             told: Told::new(&config.config),
-            metrics: inner.metrics.plugin(name),
+            metrics: inner.metrics.plugin(name, |phase| pair.first.function(phase).is_some()),
             host: Arc::clone(&inner.ports),
             counts,
             store,
@@ -295,10 +309,11 @@ fn inspect_plugin(plugin: &Plugin) -> Value {
     let phases: serde_json::Map<String, Value> = plugin
         .component
         .phases()
-        .map(|phase| {
-            let (count, sum) = metrics.phase(phase).duration.totals();
+        .filter_map(|phase| Some((phase, metrics.phase(phase)?)))
+        .map(|(phase, metrics)| {
+            let (count, sum) = metrics.duration.totals();
             let mean_micros = if count == 0 { 0.0 } else { sum.as_secs_f64() * 1e6 / count as f64 };
-            let invocations = metrics.phase(phase).invocations.get();
+            let invocations = metrics.invocations.get();
             (phase.as_str().to_owned(), json!({ "invocations": invocations, "mean_micros": mean_micros }))
         })
         .collect();
@@ -347,11 +362,13 @@ impl std::fmt::Debug for Handle {
     }
 }
 
-/// Keeps the sandbox's clock ticking and the stores swept. Stop it after the last request was served: calls fail from then on.
+/// Keeps the sandbox's clock ticking and the stores swept, and calls plugins at the end of exchanges. Stop it after the last request was served: calls fail from then on.
 pub struct Task {
     sandbox: Arc<Sandbox>,
     inner: Arc<Inner>,
     health: Health,
+    /// Exchanges that are over.
+    waiting: mpsc::Receiver<Farewell>,
 }
 
 impl std::fmt::Debug for Task {
@@ -375,6 +392,15 @@ async fn sweep(inner: &Inner) {
     }
 }
 
+/// Ends the ticker's thread however its unit ends: it would hold on to the sandbox.
+struct StopsWhenDropped<'a>(&'a Sandbox);
+
+impl Drop for StopsWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.pulse.stop();
+    }
+}
+
 impl sluice_vocabulary::unit::Task for Task {
     fn health(&self) -> &Health {
         &self.health
@@ -384,6 +410,7 @@ impl sluice_vocabulary::unit::Task for Task {
         Box::pin(async move {
             let (ended, mut has_ended) = oneshot::channel::<()>();
             self.sandbox.pulse.start();
+            let _stops = StopsWhenDropped(&self.sandbox);
             let sandbox = Arc::clone(&self.sandbox);
             let ticker = std::thread::Builder::new().name("sluice-ticker".into()).spawn(move || {
                 // Dropped when the thread ends, however it ends.
@@ -410,10 +437,12 @@ impl sluice_vocabulary::unit::Task for Task {
                     self.health.set(State::Stopped);
                 }
                 () = sweep(&self.inner) => {}
+                () = ends::serve(&mut self.waiting) => {}
                 _ = &mut has_ended => {
                     self.health.set(State::Unavailable("the ticker ended".to_owned()));
                 }
             }
+            ends::drop_all(&mut self.waiting);
             // It has left its loop: this does not wait.
             if ticker.join().is_err() {
                 tracing::error!("the plugin sandbox's ticker panicked");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::effects::Effects;
+use crate::ends::Ends;
 use crate::living::Living;
 use crate::message::Who;
 use crate::plugin::Plugin;
@@ -19,17 +20,23 @@ pub struct Visit {
     pub(crate) who: Who,
     kept: SmallVec<[Living; 1]>,
     effects: Effects,
+    pub(crate) ends: Ends,
 }
 
 impl Visit {
     /// The stay of a request that has met no plugin yet.
     pub fn new(who: Who) -> Self {
-        Self { who, kept: SmallVec::new(), effects: Effects::default() }
+        Self { who, kept: SmallVec::new(), effects: Effects::default(), ends: Ends::default() }
     }
 
     /// What plugins asked for beside changes of the header, since this was last asked.
     pub fn take_effects(&mut self) -> Effects {
         std::mem::take(&mut self.effects)
+    }
+
+    /// Plugins that have a phase at the exchange's end, of those that the request passed since this was last asked.
+    pub fn take_ends(&mut self) -> Ends {
+        std::mem::take(&mut self.ends)
     }
 
     /// A phase succeeded that asked for this.

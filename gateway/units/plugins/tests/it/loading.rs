@@ -27,10 +27,7 @@ async fn what_is_no_component_is_refused_with_the_reason() {
         ),
         (PluginConfig::new(ComponentSource::bytes("")), "not WebAssembly: expected a component, found 0 bytes"),
         (text("(module)"), "plugins.p.component: a core module, not a component (make a component of it"),
-        (
-            text("(component)"),
-            "exports no phase of sluice:plugin@1: found no exports (export sluice:plugin/request-headers",
-        ),
+        (text("(component)"), "exports no phase of sluice:plugin@1: found no exports (export one of its phases"),
         (text("(component (core module $m) (core instance (instantiate $m)))"), "exports no phase"),
     ];
     for (config, expected) in cases {
@@ -119,11 +116,11 @@ async fn a_phase_that_is_not_known_is_refused_and_not_ignored() {
         r#"(component
             (component $phase)
             (instance $i (instantiate $phase))
-            (export "sluice:plugin/request-body@1.4.0" (instance $i)))"#,
+            (export "sluice:plugin/request-cache@1.4.0" (instance $i)))"#,
     );
     let found = fault(&world, later).await;
     assert!(
-        found.contains("exports sluice:plugin/request-body@1.4.0, a phase that this gateway does not know"),
+        found.contains("exports sluice:plugin/request-cache@1.4.0, a phase that this gateway does not know"),
         "{found}"
     );
 }

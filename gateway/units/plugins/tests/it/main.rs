@@ -3,7 +3,9 @@
 
 mod world;
 
+mod bodies;
 mod deciding;
+mod ends;
 mod failing_over;
 mod granted;
 mod hostile;
