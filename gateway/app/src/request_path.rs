@@ -5,7 +5,7 @@
 //! proxy_upstream_filter, upstream_peer
 //!                   6 choose an endpoint            (again for each retry)
 //!                     connect, send; bodies stream both ways under the deadlines
-//! response_filter   7 the answer's header: plugins, edits
+//! response_filter   7 the answer's header: plugins, edits    (its body: `answer_body.rs`)
 //! logging           8 account for all of it
 //! ```
 //!
