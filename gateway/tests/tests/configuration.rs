@@ -78,7 +78,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("auth.max_token", "1B", ""),
     ("issuers.corp.issuer", "\"\"\n    audiences", ""),
     ("issuers.corp.audiences", "[]\n    algorithms", "aud"),
-    ("issuers.corp.algorithms[0]", "HS256", "RS256"),
+    ("issuers.corp.algorithms[0]", "HS256", "give the issuer `secrets`"),
     ("issuers.corp.jwks.url", "\"https://reader", ""),
     ("issuers.corp.jwks.password", "password", "known here"),
     ("tenants.identify[0]", "{ claim: \"\" }", ""),
@@ -251,6 +251,7 @@ fn hold_against_the_rules(schema: &Value, whole: &Value, at: &str) {
             "uniqueItems" | "deprecated" | "writeOnly" | "readOnly" => assert!(value.is_boolean(), "{at}"),
             // An annotation of our own: what it marks is never shown.
             "x-secret" => assert!(value.is_boolean(), "{at}"),
+            "x-help-for" => assert!(value.as_object().unwrap().values().all(Value::is_string), "{at}"),
             "const" | "default" => {}
             unknown => panic!("{at}: {unknown} is no keyword of JSON Schema that this test knows"),
         }

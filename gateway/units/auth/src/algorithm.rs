@@ -13,6 +13,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// A signature algorithm, by its JOSE name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
+#[schemars(extend("x-help-for" = {
+    "HS256": "it is a MAC, not a signature: give the issuer `secrets` and leave `algorithms` out",
+    "HS384": "it is a MAC, not a signature: give the issuer `secrets` and leave `algorithms` out",
+    "HS512": "it is a MAC, not a signature: give the issuer `secrets` and leave `algorithms` out",
+    "none": "a token without a signature is never accepted"
+}))]
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     RS256,

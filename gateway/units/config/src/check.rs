@@ -21,6 +21,9 @@ use crate::words::{alternatives, examples, expectation, is_value, literal, neare
 /// How many faults are listed; more help nobody, and a file of nothing else must not take for ever.
 const MOST_FAULTS: usize = 500;
 
+/// What a type's schema says of values that people write and that are none of its own: value by value, how to mend it.
+const HELP_FOR: &str = "x-help-for";
+
 /// The patterns of a schema, each compiled once.
 #[derive(Default)]
 pub(crate) struct Patterns(RefCell<HashMap<String, Option<Regex>>>);
@@ -198,7 +201,11 @@ impl<'a> Walk<'a> {
                         Some("a secret is named by where it is kept: { file: PATH } or { env: NAME }".to_owned())
                     } else {
                         let of_unit = || leaves.iter().find_map(|leaf| self.unit_help(node, leaf));
-                        help.or_else(|| of_unit().filter(|_| !secret))
+                        let of_value = || match &node.kind {
+                            Kind::Text(text) => keyword(&parts, HELP_FOR)?.get(text)?.as_str().map(str::to_owned),
+                            _ => None,
+                        };
+                        of_value().filter(|_| !secret).or(help).or_else(|| of_unit().filter(|_| !secret))
                     };
                     let at = key.map_or_else(|| path.clone(), |key| path.key(&key));
                     return Err(self.told(&at, message, hint));
