@@ -1,7 +1,7 @@
 //! The state of one call of one phase: what the host functions read and write.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sluice_vocabulary::clock::{Clock, Entropy};
 use sluice_vocabulary::{PluginName, UpstreamName};
@@ -47,6 +47,8 @@ pub(crate) struct Call {
     pub(crate) bounds: Bounds,
     /// Ticks of the engine that may still pass while the guest runs.
     pub(crate) ticks_left: u64,
+    /// Where nobody can wait: what the thread had run, all in all, when the first tick came.
+    pub(crate) ran_at_first_tick: Option<Duration>,
     pub(crate) lines_logged: u32,
     /// Lines that were said before the phase was begun anew.
     pub(crate) lines_said_before: u32,
@@ -60,6 +62,7 @@ impl Call {
             who,
             bounds: plugin.bounds(),
             ticks_left: plugin.ticks,
+            ran_at_first_tick: None,
             lines_logged: 0,
             lines_said_before: 0,
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_vocabulary::share::{Patience, Seat};
 use wasmtime::component::{Instance, TypedFunc};
@@ -17,8 +18,8 @@ use crate::phase::{Phase, Returns};
 use crate::plugin::Plugin;
 use crate::subject::Subject;
 
-/// Ticks that a phase may meet which cannot give its thread back.
-const TICKS_OF_A_SLICE: u64 = 2;
+/// What a phase that cannot give its thread back may run beyond the first tick: one more, but for the ticks' own jitter.
+const SLICE: Duration = Duration::from_micros(900);
 
 /// What a guest's function returned, whatever its phase.
 #[derive(Debug)]
@@ -162,11 +163,13 @@ impl Living {
         }
     }
 
-    /// Runs a phase on the caller's stack, in which nobody can wait: it has until the tick after the next, which is a
-    /// millisecond at least and two at most, and fails there.
+    /// Runs a phase on the caller's stack, in which nobody can wait: it may run for a millisecond at least and two at most,
+    /// and fails then. What counts is how long its thread ran: on a busy machine a thread may stand for many ticks, and a
+    /// plugin that did nothing wrong must not cost the exchange then.
     pub(crate) fn in_one_slice(&mut self, phase: Phase) -> wasmtime::Result<Word> {
-        self.store.epoch_deadline_trap();
-        self.store.set_epoch_deadline(TICKS_OF_A_SLICE);
+        self.store.data_mut().ran_at_first_tick = None;
+        self.store.epoch_deadline_callback(end_of_the_only_slice);
+        self.store.set_epoch_deadline(1);
         self.run(phase)
     }
 
@@ -248,4 +251,18 @@ fn end_of_slice(mut store: StoreContextMut<'_, Call>) -> wasmtime::Result<Update
     }
     call.ticks_left -= 1;
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+}
+
+/// A tick came while a guest ran that cannot give its thread back: it goes on until its thread has run for long enough.
+fn end_of_the_only_slice(mut store: StoreContextMut<'_, Call>) -> wasmtime::Result<UpdateDeadline> {
+    let ran = thread_time();
+    let at_first_tick = *store.data_mut().ran_at_first_tick.get_or_insert(ran);
+    let is_over = ran.saturating_sub(at_first_tick) >= SLICE;
+    Ok(if is_over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
+}
+
+/// How long the calling thread has run, all in all.
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
