@@ -18,8 +18,9 @@ use crate::phase::{Phase, Returns};
 use crate::plugin::Plugin;
 use crate::subject::Subject;
 
-/// What a phase that cannot give its thread back may run beyond the first tick: one more, but for the ticks' own jitter.
-const SLICE: Duration = Duration::from_micros(900);
+/// What a phase that cannot give its thread back may run after the first tick that it meets. A little less than lies between
+/// two ticks, so that it is the next tick that ends it, however late the first one was seen.
+const RUN_AFTER_FIRST_TICK: Duration = Duration::from_micros(900);
 
 /// What a guest's function returned, whatever its phase.
 #[derive(Debug)]
@@ -163,9 +164,9 @@ impl Living {
         }
     }
 
-    /// Runs a phase on the caller's stack, in which nobody can wait: it may run for a millisecond at least and two at most,
-    /// and fails then. What counts is how long its thread ran: on a busy machine a thread may stand for many ticks, and a
-    /// plugin that did nothing wrong must not cost the exchange then.
+    /// Runs a phase on the caller's stack, in which nobody can wait: it may run until the tick after the next, which is one
+    /// to two milliseconds, and fails then. What counts is how long its thread ran: on a busy machine a thread may stand for
+    /// many ticks, and a plugin that did nothing wrong must not cost the exchange then.
     pub(crate) fn in_one_slice(&mut self, phase: Phase) -> wasmtime::Result<Word> {
         self.store.data_mut().ran_at_first_tick = None;
         self.store.epoch_deadline_callback(end_of_the_only_slice);
@@ -257,7 +258,7 @@ fn end_of_slice(mut store: StoreContextMut<'_, Call>) -> wasmtime::Result<Update
 fn end_of_the_only_slice(mut store: StoreContextMut<'_, Call>) -> wasmtime::Result<UpdateDeadline> {
     let ran = thread_time();
     let at_first_tick = *store.data_mut().ran_at_first_tick.get_or_insert(ran);
-    let is_over = ran.saturating_sub(at_first_tick) >= SLICE;
+    let is_over = ran.saturating_sub(at_first_tick) >= RUN_AFTER_FIRST_TICK;
     Ok(if is_over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
 }
 
