@@ -13,8 +13,9 @@ use tempfile::TempDir;
 fn scripted(script: &str) -> (TempDir, GatewayBuilder) {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("sluice");
+    // A shell cannot trap what was ignored when it began, as SIGHUP is under `nohup`.
     let text = format!(
-        r#"#!/bin/sh
+        r#"#!/usr/bin/env -S --default-signal=HUP sh
 log() {{ echo "{{\"level\":\"INFO\",\"message\":\"$1\",\"address\":\"$2\"}}" >&2; }}
 start() {{
     log listening 127.0.0.1:4001
