@@ -174,6 +174,7 @@ impl Gateway {
         );
         let routing_metrics = sluice_routing::Metrics::new(metrics.unit("routing"));
         let request_metrics = RequestMetrics::new(metrics.gateway());
+        plugins.watch_stages(request_metrics.own_time());
         let mut supervisor = Supervisor::new(background.handle().clone(), Arc::clone(&clock), metrics.gateway());
         let reloads = crate::reload::Metrics::new(metrics.unit("config"));
         let watched =

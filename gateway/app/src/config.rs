@@ -4,6 +4,7 @@
 //! does exactly one thing.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,11 @@ pub(crate) struct Config {
     /// Logs, access records, trace context.
     #[serde(default)]
     pub(crate) telemetry: sluice_telemetry::Config,
+    /// A folder for what can be made again but takes its time: compiled plugins, in `components`, so that a restart compiles
+    /// nothing. Made if it is not there; relative to the configuration's folder. What is in it is machine code, and is used
+    /// only where it is the gateway's own and closed to everybody else. None by default: then nothing is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) state_dir: Option<PathBuf>,
     /// What is served, and on which terms.
     pub(crate) routes: Vec<RouteConfig>,
 }
@@ -146,6 +152,9 @@ impl Config {
             );
         }
         self.downstream_part().validate(&root, faults);
+        if self.state_dir.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
+            faults.error(&root.key("state_dir"), "a folder's name cannot be empty");
+        }
         self.admin.validate(&root.key("admin"), faults);
         self.auth.validate(&root.key("auth"), faults);
         for (name, issuer) in &self.issuers {

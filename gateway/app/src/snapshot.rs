@@ -97,6 +97,8 @@ pub(crate) async fn prepare(units: &Units, config: Config) -> Result<Ready, Vec<
     let folder = &units.folder;
     let auth = sort(units.auth.prepare(&config.auth, &config.issuers), &mut faults);
     let upstream = sort(units.upstream.prepare(&config.upstreams, folder), &mut faults);
+    let state_dir = config.state_dir.as_ref().map(|state_dir| folder.join(state_dir));
+    units.plugins.keep_in(state_dir.as_deref(), sluice_plugins::CacheBounds::default());
     let plugins = sort(units.plugins.prepare(&config.plugins, &root.key("plugins"), folder).await, &mut faults);
     let table = sort(Table::compile(specs(&config, &root.key("routes"))), &mut faults);
     let access_log = units

@@ -99,6 +99,17 @@ pub(crate) struct Checked {
     pub(crate) bytes: usize,
     /// Bytes of memory that an instance starts with, at most.
     pub(crate) initial_memory: u64,
+    /// Whether an earlier process compiled it.
+    pub(crate) from_cache: bool,
+}
+
+/// What a component is to be made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) sha256: [u8; 32],
+    /// The size of the component itself, not of its machine code.
+    pub(crate) bytes: usize,
+    pub(crate) from_cache: bool,
 }
 
 impl Checked {
@@ -120,20 +131,29 @@ impl Checked {
             }
         }
         let component = Component::from_binary(engine, bytes).map_err(invalid)?;
-        let instance_pre = linked(engine, &component, granted)?;
-        let phases = exported_phases(engine, &component)?;
-        if !phases.iter().any(|phase| phase.is_before_the_upstream())
-            && imports(engine, &component, Capability::Routing)
+        Self::of(engine, granted, &component, Origin { sha256, bytes: bytes.len(), from_cache: false })
+    }
+
+    /// Checks what is compiled already.
+    pub(crate) fn of(
+        engine: &wasmtime::Engine,
+        granted: Granted,
+        component: &Component,
+        Origin { sha256, bytes, from_cache }: Origin,
+    ) -> Result<Self, Refused> {
+        let instance_pre = linked(engine, component, granted)?;
+        let phases = exported_phases(engine, component)?;
+        if !phases.iter().any(|phase| phase.is_before_the_upstream()) && imports(engine, component, Capability::Routing)
         {
             return Err(Refused::CannotChoose(names(phases)));
         }
         let followed = Phase::ALL.map(|phase| phases.iter().any(|later| phase.is_followed_by(*later)));
         let mut functions = [None; Phase::ALL.len()];
         for phase in phases {
-            functions[phase as usize] = Some(function_of(&component, phase)?);
+            functions[phase as usize] = Some(function_of(component, phase)?);
         }
-        let initial_memory = initial_memory(&component);
-        Ok(Self { functions, followed, initial_memory, instance_pre, granted, sha256, bytes: bytes.len() })
+        let initial_memory = initial_memory(component);
+        Ok(Self { functions, followed, initial_memory, instance_pre, granted, sha256, bytes, from_cache })
     }
 
     /// The same component with these grants; nothing is compiled again.
@@ -142,8 +162,8 @@ impl Checked {
             return Ok(self);
         }
         let instance_pre = linked(engine, self.instance_pre.component(), granted)?;
-        let Self { functions, followed, sha256, bytes, initial_memory, .. } = *self;
-        Ok(Arc::new(Self { instance_pre, granted, functions, followed, sha256, bytes, initial_memory }))
+        let Self { functions, followed, sha256, bytes, initial_memory, from_cache, .. } = *self;
+        Ok(Arc::new(Self { instance_pre, granted, functions, followed, sha256, bytes, initial_memory, from_cache }))
     }
 
     /// The phases it is called for.

@@ -50,8 +50,10 @@ mod limits;
 mod engine;
 mod ticker;
 
-// From bytes to chains.
+// From bytes to chains; compiled components outlive the process.
+mod cache;
 mod component;
+mod folder;
 mod linking;
 mod load;
 mod survey;
@@ -71,10 +73,14 @@ mod ends;
 mod passage;
 mod stage;
 
+// What of the gateway's own time plugins take.
+mod stages;
+
 // The unit.
 mod metrics;
 mod unit;
 
+pub use cache::CacheBounds;
 pub use chain::{Chain, LONGEST_BODY};
 pub use config::{ComponentSource, Limits, OnFailure, PluginConfig, validate};
 pub use effects::Effects;

@@ -1,19 +1,25 @@
 //! Loading: bytes to checked components, off every thread that serves.
 //!
-//! Each [`Loader::load`] runs its jobs on one or two short-lived threads. A component that is loaded already, by its digest,
-//! is not compiled again, so that a reload which changes one plugin compiles one.
+//! Each [`Loader::load`] goes over its plugins twice, on short-lived threads. First, with as many threads as the machine has
+//! processors, it takes what needs no compiler: what is loaded already, by its digest, so that a reload which changes one
+//! plugin compiles one; and what an earlier process compiled and kept on disk. Then, with two threads, it compiles the
+//! rest, each distinct component once, and keeps it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Read;
-use std::path::Path;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use sluice_vocabulary::clock::Clock;
 use tokio::sync::mpsc;
 
-use crate::component::{Checked, LARGEST, Refused};
+use crate::cache::Cache;
+use crate::component::{Checked, LARGEST, Origin, Refused};
 use crate::config::{ComponentSource, PluginConfig};
 use crate::phase::Phase;
 use crate::plugin::Plugin;
@@ -26,11 +32,25 @@ const COMPILE_THREADS: usize = 2;
 /// Components by digest.
 pub(crate) type Known = HashMap<[u8; 32], Arc<Checked>>;
 
+/// Threads that take what is compiled already, at most: it is work of microseconds, and of a disk.
+const MOST_LOAD_THREADS: usize = 16;
+
 /// Makes components.
 pub(crate) struct Loader {
     pub(crate) engine: wasmtime::Engine,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) compile_time: DurationHistogram,
+    /// Where compiled components are kept, if they are.
+    pub(crate) cache: ArcSwapOption<Cache>,
+    /// Whether it was said that they are not.
+    pub(crate) told_of_no_cache: AtomicBool,
+}
+
+/// What became of a plugin without a compiler.
+enum Glance {
+    Done(Result<Arc<Checked>, Refused>),
+    /// The component of this digest has to be compiled.
+    Compile([u8; 32]),
 }
 
 impl Loader {
@@ -42,40 +62,78 @@ impl Loader {
         known: Known,
     ) -> Vec<Result<Arc<Checked>, Refused>> {
         let count = plugins.len();
-        let jobs = Arc::new(Mutex::new(plugins.into_iter().enumerate().collect::<VecDeque<_>>()));
-        let known = Arc::new(Mutex::new(known));
-        let (done, mut results) = mpsc::unbounded_channel();
-        for _ in 0..count.min(COMPILE_THREADS) {
-            let (loader, jobs, known, done, base) =
-                (Arc::clone(self), Arc::clone(&jobs), Arc::clone(&known), done.clone(), base.to_owned());
-            let work = move || {
-                loop {
-                    let job = jobs.lock().pop_front();
-                    let Some((index, plugin)) = job else { break };
-                    // Nobody waits any more: a newer configuration came, or the process stops.
-                    if done.send((index, loader.load_one(&plugin, &base, &known))).is_err() {
-                        break;
-                    }
-                }
-            };
-            if let Err(error) = std::thread::Builder::new().name("sluice-compile".into()).spawn(work) {
-                tracing::warn!(%error, "a compile thread could not be started");
+        let batch =
+            Arc::new(Batch { plugins, base: base.to_owned(), known: Mutex::new(known), cache: self.cache.load_full() });
+        let mut loaded: Vec<Option<Result<Arc<Checked>, Refused>>> = (0..count).map(|_| None).collect();
+
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let glance = {
+            let (loader, batch) = (Arc::clone(self), Arc::clone(&batch));
+            move |index| (index, loader.glance(&batch, index))
+        };
+        let glances =
+            side_by_side("sluice-load", processors.min(MOST_LOAD_THREADS), (0..count).collect(), glance).await;
+        let mut to_compile = BTreeMap::<[u8; 32], Vec<usize>>::new();
+        for (index, glance) in glances {
+            match glance {
+                Glance::Done(result) => loaded[index] = Some(result),
+                Glance::Compile(sha256) => to_compile.entry(sha256).or_default().push(index),
             }
         }
-        drop(done);
-        let mut loaded: Vec<Option<Result<Arc<Checked>, Refused>>> = (0..count).map(|_| None).collect();
-        while let Some((index, result)) = results.recv().await {
+
+        let compiles_any = !to_compile.is_empty();
+        // Those of one digest are one job: the first compiles, the others find it.
+        let compile = {
+            let (loader, batch) = (Arc::clone(self), Arc::clone(&batch));
+            move |same: Vec<usize>| {
+                same.into_iter().map(|index| (index, loader.compile(&batch, index))).collect::<Vec<_>>()
+            }
+        };
+        let jobs = to_compile.into_values().collect();
+        for (index, result) in
+            side_by_side("sluice-compile", COMPILE_THREADS, jobs, compile).await.into_iter().flatten()
+        {
             loaded[index] = Some(result);
+        }
+        if compiles_any {
+            self.after_compiling(batch).await;
         }
         let unfinished = || Err(Refused::Invalid("it could not be compiled: the compile thread ended".to_owned()));
         loaded.into_iter().map(|result| result.unwrap_or_else(unfinished)).collect()
     }
 
-    fn load_one(&self, plugin: &PluginConfig, base: &Path, known: &Mutex<Known>) -> Result<Arc<Checked>, Refused> {
-        let bytes = read(&plugin.component, base)?;
-        let sha256: [u8; 32] = Sha256::digest(&bytes).into();
-        pinned(plugin, sha256)?;
-        let already = known.lock().get(&sha256).cloned();
+    /// Takes what is compiled already.
+    fn glance(&self, batch: &Batch, index: usize) -> Glance {
+        let plugin = &batch.plugins[index];
+        let found = batch.read(plugin).and_then(|(bytes, sha256)| {
+            let granted = plugin.grants.granted();
+            // Looked for before anything is done with it, so that no lock is held while the disk is waited for.
+            let known = batch.known.lock().get(&sha256).cloned();
+            let component = match known {
+                Some(component) => component.with(&self.engine, granted)?,
+                None => {
+                    let kept = batch.cache.as_ref().and_then(|cache| cache.get(&self.engine, &sha256));
+                    let Some(component) = kept else { return Ok(Err(sha256)) };
+                    let origin = Origin { sha256, bytes: bytes.len(), from_cache: true };
+                    let component = Arc::new(Checked::of(&self.engine, granted, &component, origin)?);
+                    batch.known.lock().insert(sha256, Arc::clone(&component));
+                    component
+                }
+            };
+            fits(plugin, &component).map(|()| Ok(component))
+        });
+        match found {
+            Ok(Ok(component)) => Glance::Done(Ok(component)),
+            Ok(Err(sha256)) => Glance::Compile(sha256),
+            Err(refused) => Glance::Done(Err(refused)),
+        }
+    }
+
+    /// Compiles. The bytes are read again: what waits for a compiler is not held in memory.
+    fn compile(&self, batch: &Batch, index: usize) -> Result<Arc<Checked>, Refused> {
+        let plugin = &batch.plugins[index];
+        let (bytes, sha256) = batch.read(plugin)?;
+        let already = batch.known.lock().get(&sha256).cloned();
         let granted = plugin.grants.granted();
         let component = match already {
             Some(component) => component.with(&self.engine, granted)?,
@@ -83,12 +141,80 @@ impl Loader {
                 let begun = self.clock.now();
                 let component = Arc::new(Checked::new(&self.engine, granted, &bytes, sha256)?);
                 self.compile_time.observe(self.clock.now().saturating_duration_since(begun));
-                known.lock().insert(sha256, Arc::clone(&component));
+                if let Some(cache) = &batch.cache {
+                    cache.put(&sha256, component.instance_pre.component());
+                }
+                batch.known.lock().insert(sha256, Arc::clone(&component));
                 component
             }
         };
         fits(plugin, &component).map(|()| component)
     }
+
+    async fn after_compiling(&self, batch: Arc<Batch>) {
+        if batch.cache.is_some() {
+            let make_room = move |()| batch.cache.iter().for_each(|cache| cache.make_room());
+            side_by_side("sluice-load", 1, vec![()], make_room).await;
+        } else if !self.told_of_no_cache.swap(true, Ordering::Relaxed) {
+            tracing::info!("compiled components are not kept: there is no state_dir, so each start compiles them anew");
+        }
+    }
+}
+
+/// What all threads of one [`Loader::load`] look at.
+struct Batch {
+    plugins: Vec<PluginConfig>,
+    base: PathBuf,
+    known: Mutex<Known>,
+    cache: Option<Arc<Cache>>,
+}
+
+impl Batch {
+    /// The bytes that the operator meant, and their digest.
+    fn read(&self, plugin: &PluginConfig) -> Result<(Vec<u8>, [u8; 32]), Refused> {
+        let bytes = read(&plugin.component, &self.base)?;
+        let sha256: [u8; 32] = digest(&bytes);
+        pinned(plugin, sha256).map(|()| (bytes, sha256))
+    }
+}
+
+/// SHA-256 of a component.
+pub(crate) fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// Does `work` for each job, on at most that many threads that end when there are no more, or when nobody waits any more: a
+/// newer configuration came, or the process stops. In no order; a job whose thread panicked is missing.
+async fn side_by_side<J: Send + 'static, R: Send + 'static>(
+    name: &str,
+    threads: usize,
+    jobs: Vec<J>,
+    work: impl Fn(J) -> R + Clone + Send + 'static,
+) -> Vec<R> {
+    let threads = threads.min(jobs.len());
+    let jobs = Arc::new(Mutex::new(VecDeque::from(jobs)));
+    let (done, mut results) = mpsc::unbounded_channel();
+    for _ in 0..threads {
+        let (jobs, done, work) = (Arc::clone(&jobs), done.clone(), work.clone());
+        let run = move || {
+            loop {
+                let job = jobs.lock().pop_front();
+                let Some(job) = job else { break };
+                if done.send(work(job)).is_err() {
+                    break;
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(run) {
+            tracing::warn!(%error, "a thread that loads components could not be started");
+        }
+    }
+    drop(done);
+    let mut finished = Vec::new();
+    while let Some(result) = results.recv().await {
+        finished.push(result);
+    }
+    finished
 }
 
 /// The components of one plugin: they fit each other and what is asked of them.

@@ -11,6 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 use sluice_vocabulary::PluginName;
 use sluice_vocabulary::histogram::DurationHistogram;
 
+use crate::cache::Discarded;
 use crate::counts::{Counts, Families};
 use crate::failover::Comparison;
 use crate::failure::Kind;
@@ -39,6 +40,11 @@ struct OfOutcome {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfDiscarded {
+    reason: &'static str,
+}
+
 /// The unit's metrics. The label `plugin` is bounded by the configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -51,11 +57,44 @@ pub(crate) struct Metrics {
     failovers: Family<OfPlugin, Counter>,
     quarantined: Family<OfPlugin, Gauge>,
     comparisons: Family<OfOutcome, Counter>,
+    slow_stage: Family<OfPlugin, Gauge>,
     series_dropped: Family<OfPlugin, Counter>,
     ends_dropped: Family<OfPlugin, Counter>,
     own: Families,
     pub(crate) loaded: Gauge,
     pub(crate) compile_time: DurationHistogram,
+    pub(crate) cache: CacheMetrics,
+}
+
+/// What the cache of compiled components counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CacheMetrics {
+    pub(crate) hits: Counter,
+    pub(crate) misses: Counter,
+    discarded: [Counter; Discarded::ALL.len()],
+    pub(crate) write_failures: Counter,
+}
+
+impl CacheMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let family = Family::<OfDiscarded, Counter>::default();
+        let discarded =
+            Discarded::ALL.map(|reason| family.get_or_create(&OfDiscarded { reason: reason.as_str() }).clone());
+        let metrics = Self { discarded, ..Self::default() };
+        registry.register("cache_hits", "Components that were found compiled on disk", metrics.hits.clone());
+        registry.register("cache_misses", "Components that were looked for on disk in vain", metrics.misses.clone());
+        registry.register("cache_discarded", "Compiled components that were removed from disk, by reason", family);
+        registry.register(
+            "cache_write_failures",
+            "Compiled components that could not be kept on disk",
+            metrics.write_failures.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) const fn discarded(&self, reason: Discarded) -> &Counter {
+        &self.discarded[reason as usize]
+    }
 }
 
 impl Metrics {
@@ -70,11 +109,13 @@ impl Metrics {
             failovers: Family::default(),
             quarantined: Family::default(),
             comparisons: Family::default(),
+            slow_stage: Family::default(),
             series_dropped: Family::default(),
             ends_dropped: Family::default(),
             own: Families::register(registry),
             loaded: Gauge::default(),
             compile_time: DurationHistogram::new(BOUNDS),
+            cache: CacheMetrics::register(registry),
         };
         registry.register("invocations", "Phases that plugins were called for", metrics.invocations.clone());
         registry.register("failures", "Phases in which a plugin failed, by reason", metrics.failures.clone());
@@ -110,6 +151,11 @@ impl Metrics {
             "comparisons",
             "Phases in which both implementations of a plugin ran, by how their decisions compare",
             metrics.comparisons.clone(),
+        );
+        registry.register(
+            "slow_stage",
+            "1 while a plugin takes more than two fifths of the gateway's own time",
+            metrics.slow_stage.clone(),
         );
         registry.register(
             "series_dropped",
@@ -151,6 +197,7 @@ impl Metrics {
             instances: self.instances.get_or_create(&of_plugin).clone(),
             log_lines_dropped: self.log_lines_dropped.get_or_create(&of_plugin).clone(),
             ends_dropped: self.ends_dropped.get_or_create(&of_plugin).clone(),
+            slow_stage: self.slow_stage.get_or_create(&of_plugin).clone(),
         }
     }
 
@@ -202,6 +249,7 @@ impl Metrics {
         self.log_lines_dropped.remove(&labels);
         self.series_dropped.remove(&labels);
         self.ends_dropped.remove(&labels);
+        self.slow_stage.remove(&labels);
         self.forget_standby(name);
     }
 }
@@ -229,6 +277,7 @@ pub(crate) struct PluginMetrics {
     pub(crate) instances: Gauge,
     pub(crate) log_lines_dropped: Counter,
     pub(crate) ends_dropped: Counter,
+    pub(crate) slow_stage: Gauge,
 }
 
 #[derive(Debug)]
@@ -241,6 +290,12 @@ impl PluginMetrics {
     /// A phase's, if the plugin has it.
     pub(crate) const fn phase(&self, phase: Phase) -> Option<&PhaseMetrics> {
         self.phases[phase as usize].as_ref()
+    }
+
+    /// Time that exchanges have waited for it in all phases, since the process began.
+    pub(crate) fn waited_for(&self) -> Duration {
+        let awaited = Phase::ALL.into_iter().filter(|phase| *phase != Phase::ExchangeEnd);
+        awaited.filter_map(|phase| self.phase(phase)).map(|phase| phase.duration.totals().1).sum()
     }
 
     pub(crate) const fn failures(&self, kind: Kind) -> &Counter {

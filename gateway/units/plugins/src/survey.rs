@@ -7,13 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use crate::component::{Checked, Refused, of_our_package};
 use crate::config::PluginConfig;
 use crate::engine::Sandbox;
 use crate::grants::{Capability, Granted};
-use crate::load::{fits, pinned, read};
+use crate::load::{digest, fits, pinned, read};
 use crate::phase::Phase;
 
 /// Instances that the engine is laid out for. None is made of it: what is looked at is bounded by the size of a slot, which
@@ -89,7 +87,7 @@ pub enum NoSurvey {
 pub fn survey(plugin: &PluginConfig, base: &Path, against: Against) -> Result<Survey, NoSurvey> {
     let bytes = read(&plugin.component, base).map_err(|refused| NoSurvey::Unreadable(refused.to_string()))?;
     let sandbox = Sandbox::new(INSTANCES, Duration::ZERO).map_err(|error| NoSurvey::Sandbox(format!("{error:#}")))?;
-    let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+    let sha256 = digest(&bytes);
     let mut survey = Survey { sha256: hex::encode(sha256), bytes: bytes.len(), found: None, refused: None };
 
     let everything = Granted::everything();

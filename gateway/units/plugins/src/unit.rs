@@ -1,20 +1,23 @@
 //! The unit: what the application makes, runs, asks and reloads.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path as FilePath;
-use std::sync::Arc;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use sluice_vocabulary::clock::{Clock, Entropy};
+use sluice_vocabulary::histogram::DurationHistogram;
 use sluice_vocabulary::ports::Inspect;
 use sluice_vocabulary::unit::{BoxFuture, Health, State, Stop};
 use sluice_vocabulary::{Fault, Path, PluginName};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::cache::{Cache, CacheBounds};
 use crate::call::{Ports, Shared};
 use crate::chain::Chain;
 use crate::config::{PluginConfig, Told};
@@ -27,6 +30,7 @@ use crate::load::{Known, Loader, Pair, pair};
 use crate::message::{Ended, RequestHead, Who};
 use crate::metrics::Metrics;
 use crate::plugin::Plugin;
+use crate::stages::{Part, Stages};
 use crate::store::{Store, Whole};
 
 /// What the unit asks for.
@@ -68,7 +72,7 @@ impl Unit {
     ///
     /// Registers, without a prefix: `invocations`, `failures`, `duration_seconds`, `cpu_seconds`, `instances`,
     /// `log_lines_dropped`, `failovers`, `quarantined`, `comparisons`, `loaded`, `compile_duration_seconds`, `count`, `gauge`,
-    /// `series_dropped`, `ends_dropped`.
+    /// `series_dropped`, `ends_dropped`, `cache_hits`, `cache_misses`, `cache_discarded`, `cache_write_failures`.
     ///
     /// # Errors
     /// If the machine cannot run the engine at all.
@@ -82,17 +86,23 @@ impl Unit {
             engine: sandbox.engine.clone(),
             clock: Arc::clone(&deps.clock),
             compile_time: metrics.compile_time.clone(),
+            cache: ArcSwapOption::empty(),
+            told_of_no_cache: AtomicBool::new(false),
         });
         let (farewells, waiting) = mpsc::channel(MOST_WAITING);
+        let began = deps.clock.now();
         let inner = Inner {
             farewells,
             sandbox: Arc::clone(&sandbox),
             loader,
             metrics,
-            ports: Arc::new(Ports { began: deps.clock.now(), clock: deps.clock, entropy: deps.entropy }),
+            ports: Arc::new(Ports { began, clock: deps.clock, entropy: deps.entropy }),
             loaded: ArcSwap::default(),
             named: Arc::default(),
             stores: Arc::default(),
+            state_dir: Mutex::default(),
+            own_time: OnceLock::new(),
+            stages: Mutex::new(Stages::new(began)),
         };
         let inner = Arc::new(inner);
         Ok((Handle { inner: Arc::clone(&inner), health: health.clone() }, Task { sandbox, inner, health, waiting }))
@@ -117,6 +127,34 @@ struct Inner {
     loaded: ArcSwap<Loaded>,
     named: Arc<Mutex<HashMap<PluginName, Named>>>,
     stores: Arc<Whole>,
+    /// Where the cache was last looked for.
+    state_dir: Mutex<Option<PathBuf>>,
+    /// What the gateway adds to requests, where that is known.
+    own_time: OnceLock<DurationHistogram>,
+    stages: Mutex<Stages>,
+}
+
+impl Inner {
+    /// Ends a window of the watch over stages, if it is time to, and tells what has turned.
+    fn look_at_stages(&self) {
+        let Some(own_time) = self.own_time.get() else { return };
+        let loaded = self.loaded.load();
+        let times: Vec<_> =
+            loaded.iter().map(|(name, plugin)| (name.clone(), plugin.shared.metrics.waited_for())).collect();
+        let turned = self.stages.lock().look(self.ports.clock.now(), own_time.totals().1, &times);
+        for turned in turned.into_iter().flatten() {
+            let Part { share, is_slow } = turned.part;
+            if let Some(plugin) = loaded.get(&turned.plugin) {
+                plugin.shared.metrics.slow_stage.set(i64::from(is_slow));
+            }
+            let percent = (share * 100.0).round();
+            if is_slow {
+                tracing::warn!(plugin = %turned.plugin, percent, "the plugin takes much of the gateway's own time");
+            } else {
+                tracing::info!(plugin = %turned.plugin, percent, "the plugin takes its fair part of the gateway's own time again");
+            }
+        }
+    }
 }
 
 /// What a plugin's name has beyond any one configuration of it, committed or not.
@@ -135,6 +173,36 @@ pub struct Prepared {
 }
 
 impl Handle {
+    /// Keeps compiled components in the folder `components` of `state_dir` from now on, within these bounds, and takes them
+    /// from there; with `None`, nowhere. Where the folder cannot be used the log says why, and components are compiled as
+    /// if there were none. Waits for the disk. Nothing happens if that folder was named before.
+    pub fn keep_in(&self, state_dir: Option<&FilePath>, bounds: CacheBounds) {
+        let inner = &self.inner;
+        let mut before = inner.state_dir.lock();
+        if before.as_deref() == state_dir {
+            return;
+        }
+        let ports = (Arc::clone(&inner.ports.clock), Arc::clone(&inner.ports.entropy));
+        let metrics = inner.metrics.cache.clone();
+        let opened = state_dir.map(|folder| Cache::open(folder, &inner.loader.engine, bounds, ports, metrics));
+        let cache = match opened.transpose() {
+            Ok(cache) => cache,
+            Err(error) => {
+                tracing::warn!(%error, "compiled components are not kept: each start compiles them anew");
+                None
+            }
+        };
+        inner.loader.cache.store(cache.map(Arc::new));
+        *before = state_dir.map(FilePath::to_owned);
+    }
+
+    /// Reports plugins that take an undue part of `own_time` from now on: of what the gateway adds to requests. To be said
+    /// once.
+    pub fn watch_stages(&self, own_time: DurationHistogram) {
+        // A second time nothing changes.
+        let _ = self.inner.own_time.set(own_time);
+    }
+
     /// Loads every plugin of a configuration, off the threads that serve. What is loaded already and unchanged is taken
     /// over as it is; relative paths start at `base`.
     ///
@@ -283,12 +351,13 @@ impl Prepared {
 impl Inspect for Handle {
     fn inspect(&self) -> Value {
         let sandbox = &self.inner.sandbox;
+        let stages = self.inner.stages.lock();
         let plugins: serde_json::Map<String, Value> = self
             .inner
             .loaded
             .load()
             .iter()
-            .map(|(name, plugin)| (name.as_str().to_owned(), inspect_plugin(plugin)))
+            .map(|(name, plugin)| (name.as_str().to_owned(), inspect_plugin(plugin, stages.part(name))))
             .collect();
         json!({
             "sandbox": {
@@ -298,13 +367,14 @@ impl Inspect for Handle {
                     "kept": sandbox.kept(),
                     "limit": sandbox.instances,
                 },
+                "cache": self.inner.loader.cache.load().as_ref().map(|cache| cache.path().display().to_string()),
             },
             "plugins": plugins,
         })
     }
 }
 
-fn inspect_plugin(plugin: &Plugin) -> Value {
+fn inspect_plugin(plugin: &Plugin, part: Part) -> Value {
     let metrics = &plugin.shared.metrics;
     let phases: serde_json::Map<String, Value> = plugin
         .component
@@ -324,6 +394,7 @@ fn inspect_plugin(plugin: &Plugin) -> Value {
         "component": plugin.config.component,
         "sha256": hex::encode(plugin.component.sha256),
         "bytes": plugin.component.bytes,
+        "from_cache": plugin.component.from_cache,
         "limits": plugin.config.limits,
         "fallback": plugin.standby.as_ref().map(inspect_standby),
         "decides": plugin.config.decides,
@@ -334,6 +405,7 @@ fn inspect_plugin(plugin: &Plugin) -> Value {
         "instances": metrics.instances.get(),
         "store": { "entries": entries, "bytes": bytes },
         "cpu_seconds": metrics.guest_time.get(),
+        "stage": { "share": part.share, "slow": part.is_slow },
     })
 }
 
@@ -347,6 +419,7 @@ fn inspect_standby(standby: &Standby) -> Value {
         "component": second.config.component,
         "sha256": hex::encode(second.component.sha256),
         "bytes": second.component.bytes,
+        "from_cache": second.component.from_cache,
         "deadline": second.config.limits.deadline,
         "quarantined": quarantine.is_out(),
         "failures_in_a_row": quarantine.failures(),
@@ -362,7 +435,8 @@ impl std::fmt::Debug for Handle {
     }
 }
 
-/// Keeps the sandbox's clock ticking and the stores swept, and calls plugins at the end of exchanges. Stop it after the last request was served: calls fail from then on.
+/// Keeps the sandbox's clock ticking and the stores swept, watches the part that plugins take of the gateway's own time, and
+/// calls plugins at the end of exchanges. Stop it after the last request was served: calls fail from then on.
 pub struct Task {
     sandbox: Arc<Sandbox>,
     inner: Arc<Inner>,
@@ -389,6 +463,17 @@ async fn sweep(inner: &Inner) {
             store.sweep(inner.ports.clock.now());
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// Between two looks at whether a window of the watch over stages is over.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Watches the part that plugins take of the gateway's own time, for ever.
+async fn watch_stages(inner: &Inner) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        inner.look_at_stages();
     }
 }
 
@@ -437,6 +522,7 @@ impl sluice_vocabulary::unit::Task for Task {
                     self.health.set(State::Stopped);
                 }
                 () = sweep(&self.inner) => {}
+                () = watch_stages(&self.inner) => {}
                 () = ends::serve(&mut self.waiting) => {}
                 _ = &mut has_ended => {
                     self.health.set(State::Unavailable("the ticker ended".to_owned()));

@@ -140,6 +140,11 @@ impl RequestMetrics {
     pub fn overhead(&self, added: Duration) {
         self.overhead.observe(added);
     }
+
+    /// What the gateway added to all requests that upstreams answered.
+    pub fn own_time(&self) -> DurationHistogram {
+        self.overhead.clone()
+    }
 }
 
 impl RouteMetrics {

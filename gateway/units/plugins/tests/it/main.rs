@@ -4,6 +4,7 @@
 mod world;
 
 mod bodies;
+mod cache;
 mod deciding;
 mod ends;
 mod failing_over;
