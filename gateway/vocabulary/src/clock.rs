@@ -1,7 +1,7 @@
 //! Time and chance come in through ports, so that tests step time and repeat chance.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -73,12 +73,14 @@ pub struct ManualClock {
     start: Instant,
     unix_start: u64,
     passed_nanos: Arc<AtomicU64>,
+    /// By how many seconds the clock on the wall was set forward (or back, below 0) since the start.
+    set_by: Arc<AtomicI64>,
 }
 
 impl ManualClock {
     /// Standing at `unix_start` seconds since the epoch.
     pub fn at(unix_start: u64) -> Self {
-        Self { start: Instant::now(), unix_start, passed_nanos: Arc::default() }
+        Self { start: Instant::now(), unix_start, passed_nanos: Arc::default(), set_by: Arc::default() }
     }
 
     /// Lets time pass.
@@ -87,8 +89,18 @@ impl ManualClock {
         self.passed_nanos.fetch_add(nanos, Ordering::SeqCst);
     }
 
+    /// Sets the clock on the wall to `unix_seconds`, as an operator or a time server does. No time passes by it.
+    pub fn set(&self, unix_seconds: u64) {
+        let shown = self.unix_start.saturating_add(self.passed().as_secs());
+        self.set_by.store(unix_seconds.cast_signed().saturating_sub(shown.cast_signed()), Ordering::SeqCst);
+    }
+
     fn passed(&self) -> Duration {
         Duration::from_nanos(self.passed_nanos.load(Ordering::SeqCst))
+    }
+
+    fn wall_start(&self) -> u64 {
+        self.unix_start.saturating_add_signed(self.set_by.load(Ordering::SeqCst))
     }
 }
 
@@ -98,11 +110,11 @@ impl Clock for ManualClock {
     }
 
     fn unix_seconds(&self) -> u64 {
-        self.unix_start + self.passed().as_secs()
+        self.wall_start() + self.passed().as_secs()
     }
 
     fn since_epoch(&self) -> Duration {
-        Duration::from_secs(self.unix_start) + self.passed()
+        Duration::from_secs(self.wall_start()) + self.passed()
     }
 }
 

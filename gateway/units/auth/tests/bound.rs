@@ -426,6 +426,33 @@ async fn a_proof_is_good_within_its_window_and_once() {
     edge.world.stop().await;
 }
 
+#[tokio::test]
+async fn a_clock_that_is_set_forward_and_back_makes_no_proof_new() {
+    let edge = Edge::new(&route()).await;
+    let client = Client::new(Algorithm::ES256);
+    let token = edge.bound_to(&client);
+    let used = client.proof(&token);
+    assert!(edge.ask(&dpop(&token, &[&used])).await.is_ok());
+    // Long after its window by the clock on the wall. Others come, so that the memory is swept of what is over.
+    edge.world.clock.set(NOW + 200);
+    edge.world.clock.advance(Duration::from_secs(20));
+    for _ in 0..600 {
+        let other = client.sign(&client.header(), &with(client.claims(&token), "iat", json!(NOW + 220)));
+        assert!(edge.ask(&dpop(&token, &[&other])).await.is_ok());
+    }
+    edge.world.clock.set(NOW + 20);
+    assert_eq!(edge.ask(&dpop(&token, &[&used])).await.unwrap_err().reason, Reason::ProofRejected);
+    // Nor is one new that was used while the clock was ahead.
+    edge.world.clock.set(NOW + 60);
+    let early = client.sign(&client.header(), &with(client.claims(&token), "iat", json!(NOW + 60)));
+    assert!(edge.ask(&dpop(&token, &[&early])).await.is_ok());
+    edge.world.clock.set(NOW + 50);
+    assert_eq!(edge.ask(&dpop(&token, &[&early])).await.unwrap_err().reason, Reason::ProofRejected);
+    edge.world.clock.advance(Duration::from_secs(10));
+    assert_eq!(edge.ask(&dpop(&token, &[&early])).await.unwrap_err().reason, Reason::ProofRejected);
+    edge.world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_one_proof_sent_many_times_at_once_one_passes() {
     let edge = Arc::new(Edge::new(&route()).await);
