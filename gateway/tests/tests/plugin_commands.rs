@@ -76,3 +76,48 @@ async fn what_cannot_be_looked_at_is_bad_usage_and_what_is_no_component_is_refus
         assert!(all.contains(said), "{arguments:?}: {all:?} lacks {said:?}");
     }
 }
+
+#[tokio::test]
+async fn a_component_is_signed_with_a_key_of_ones_own_and_held_against_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::copy(prebuilt("add_region_rust.wasm"), path("p.wasm")).unwrap();
+    let config = "listeners: [ { address: '127.0.0.1:0' } ]\nplugins:\n  p: { component: p.wasm, signed_by: [key.pem.pub] }\n\
+                  routes:\n  - { name: all, match: { path: '/*' }, plugins: [p], answer: { status: 204 } }\n";
+    std::fs::write(path("sluice.yaml"), config).unwrap();
+
+    let made = run_to_end(["plugin", "keygen", "--key", &path("key.pem")]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert_eq!(std::fs::metadata(path("key.pem")).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret = std::fs::read_to_string(path("key.pem")).unwrap();
+    let again = run_to_end(["plugin", "keygen", "--key", &path("key.pem")]).await;
+    assert_eq!(
+        (again.code, std::fs::read_to_string(path("key.pem")).unwrap()),
+        (Some(1), secret),
+        "no key is overwritten"
+    );
+
+    let (code, page) = checked(&["-c", &path("sluice.yaml")]).await;
+    assert_eq!((code, &page["plugins"][0]["refused"]["key"]), (Some(1), &"signed_by".into()), "{page:#}");
+
+    let signed = run_to_end(["plugin", "sign", "--key", &path("key.pem"), &path("p.wasm")]).await;
+    assert_eq!((signed.code, signed.stdout.trim()), (Some(0), path("p.wasm.sig").as_str()), "{signed:?}");
+    let (code, page) = checked(&["-c", &path("sluice.yaml")]).await;
+    assert_eq!(code, Some(0), "{page:#}");
+
+    std::fs::copy(prebuilt("add_region_as.wasm"), path("p.wasm")).unwrap();
+    let (code, page) = checked(&["-c", &path("sluice.yaml")]).await;
+    assert_eq!((code, &page["plugins"][0]["refused"]["key"]), (Some(1), &"signed_by".into()), "{page:#}");
+    let run = run_to_end(["run", "-c", &path("sluice.yaml")]).await;
+    assert!(run.code == Some(2) && run.stderr.contains("is no signature over this component"), "{run:?}");
+
+    for (key, component, said) in [
+        (path("key.pem.pub"), path("p.wasm"), "is no Ed25519 private key"),
+        (path("none.pem"), path("p.wasm"), "cannot read"),
+        (path("key.pem"), path("sluice.yaml"), "is not a WebAssembly component"),
+    ] {
+        let outcome = run_to_end(["plugin", "sign", "--key", &key, &component]).await;
+        assert!(outcome.code == Some(2) && outcome.stderr.contains(said), "{outcome:?}");
+    }
+}

@@ -9,6 +9,7 @@ use crate::contract::{MAJOR_VERSION, OFFERED, PACKAGE, VERSION};
 use crate::grants::{Capability, Granted};
 use crate::linking::linker;
 use crate::phase::Phase;
+use crate::signature::NotSigned;
 
 /// The largest component that is loaded. The largest known guests, which carry a whole interpreter, are 18 MB.
 pub(crate) const LARGEST: u64 = 64 * 1024 * 1024;
@@ -22,6 +23,8 @@ pub(crate) enum Refused {
     TooLarge { found: u64 },
     #[error("the component's sha256 is {found}: expected {expected}")]
     WrongDigest { found: String, expected: String },
+    #[error(transparent)]
+    NotSigned(#[from] NotSigned),
     #[error("not WebAssembly: expected a component, found {found}")]
     NotWasm { found: String },
     #[error("a core module, not a component")]
@@ -60,6 +63,7 @@ impl Refused {
             }
             Self::NoPhase(_) => Some("export one of its phases, such as sluice:plugin/request-headers (see wit/)"),
             Self::NotGranted(_) => Some("grant it, if it is meant to have that, or build it without"),
+            Self::NotSigned(why) => Some(why.help()),
             Self::Memory { .. } => Some("raise limits.memory"),
             Self::CannotDecide(_) => {
                 Some("export sluice:plugin/request-headers or request-body, or take `decides` away")
@@ -78,6 +82,7 @@ impl Refused {
     pub(crate) const fn key(&self) -> &'static str {
         match self {
             Self::WrongDigest { .. } => "sha256",
+            Self::NotSigned(_) => "signed_by",
             Self::Memory { .. } => "limits",
             Self::CannotDecide(_) => "decides",
             Self::NotGranted(_) => "grants",

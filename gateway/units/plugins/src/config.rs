@@ -14,6 +14,7 @@ use sluice_vocabulary::{Fault, Faults, Path, PluginName};
 use crate::fallback::Fallback;
 
 use crate::grants::Grants;
+use crate::signature;
 
 /// The most memory that one plugin may be given. The sandbox's slots are laid out for it.
 pub(crate) const MOST_MEMORY: ByteSize = ByteSize::mib(256);
@@ -35,6 +36,11 @@ pub struct PluginConfig {
     /// SHA-256 of the component's bytes, 64 hexadecimal digits. If given, any other component is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Files of public keys (Ed25519, PEM), 1 to 16. If given, a component is run only if one of them has signed it: the
+    /// signature is in the component's file with `.sig` behind its name, as `sluice plugin sign` writes it. The fallback's
+    /// component must be signed so as well. Relative paths start at the configuration file's folder. Default: none is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<Vec<PathBuf>>,
     /// What the plugin may use.
     #[serde(default)]
     pub limits: Limits,
@@ -119,6 +125,7 @@ impl PluginConfig {
         Self {
             component,
             sha256: None,
+            signed_by: None,
             limits: Limits::default(),
             fallback: None,
             decides: None,
@@ -130,10 +137,11 @@ impl PluginConfig {
 
     /// Checks this plugin's configuration without opening anything.
     pub fn validate(&self, at: &Path, faults: &mut Faults) {
-        validate_component(&self.component, self.sha256.as_deref(), at, faults);
+        validate_component(&self.component, self.sha256.as_deref(), self.signed_by.is_some(), at, faults);
+        signature::validate(self, &at.key("signed_by"), faults);
         self.limits.validate(&at.key("limits"), faults);
         if let Some(fallback) = &self.fallback {
-            fallback.validate(&at.key("fallback"), faults);
+            fallback.validate(&at.key("fallback"), self.signed_by.is_some(), faults);
         }
         self.validate_skipping(at, faults);
         self.grants.validate(&at.key("grants"), faults);
@@ -169,15 +177,22 @@ impl PluginConfig {
 }
 
 /// Checks where a component comes from; its keys are under `at`.
-pub(crate) fn validate_component(component: &ComponentSource, sha256: Option<&str>, at: &Path, faults: &mut Faults) {
+pub(crate) fn validate_component(
+    component: &ComponentSource,
+    sha256: Option<&str>,
+    is_signed: bool,
+    at: &Path,
+    faults: &mut Faults,
+) {
     let ComponentSource::File(file) = component else { return };
     if file.as_os_str().is_empty() {
         faults.error(&at.key("component"), "the path is empty: expected a component's file");
     }
     match sha256 {
+        None if is_signed => {}
         None => faults.push(
             Fault::warning(&at.key("component"), "the component is not pinned: any file under that path is run")
-                .help("give its sha256"),
+                .help("give its sha256, or say by signed_by whose signature it must bear"),
         ),
         Some(digest) if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) => {
             let seen: String = digest.chars().take(80).collect();
@@ -370,7 +385,17 @@ mod tests {
         for (keys, expected) in [
             (
                 &schema["properties"],
-                &["component", "sha256", "limits", "fallback", "decides", "on_failure", "grants", "config"][..],
+                &[
+                    "component",
+                    "sha256",
+                    "signed_by",
+                    "limits",
+                    "fallback",
+                    "decides",
+                    "on_failure",
+                    "grants",
+                    "config",
+                ][..],
             ),
             (&limits["properties"], &["memory", "deadline"]),
         ] {

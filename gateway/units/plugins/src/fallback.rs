@@ -124,8 +124,8 @@ impl Fallback {
     }
 
     /// Checks it without opening anything.
-    pub(crate) fn validate(&self, at: &Path, faults: &mut Faults) {
-        validate_component(&self.component, self.sha256.as_deref(), at, faults);
+    pub(crate) fn validate(&self, at: &Path, is_signed: bool, faults: &mut Faults) {
+        validate_component(&self.component, self.sha256.as_deref(), is_signed, at, faults);
         if let Some(deadline) = self.deadline {
             validate_deadline(deadline, &at.key("deadline"), faults);
         }

@@ -56,6 +56,7 @@ mod component;
 mod folder;
 mod linking;
 mod load;
+mod signature;
 mod survey;
 
 mod living;
@@ -89,6 +90,7 @@ pub use fallback::{Compare, Fallback, QuarantineConfig};
 pub use grants::{Grants, KeyValueGrant};
 pub use message::{Answer, Ended, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
 pub use passage::Passage;
+pub use signature::{BadSigningKey, SigningKey, signature_file};
 pub use survey::{Against, Found, NoSurvey, Refusal, Survey, survey};
 pub use unit::{Deps, Handle, Options, Prepared, SandboxUnavailable, Task, Unit};
 pub use visit::Visit;

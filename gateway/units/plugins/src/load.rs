@@ -23,6 +23,7 @@ use crate::component::{Checked, LARGEST, Origin, Refused};
 use crate::config::{ComponentSource, PluginConfig};
 use crate::phase::Phase;
 use crate::plugin::Plugin;
+use crate::signature;
 use sluice_vocabulary::histogram::DurationHistogram;
 use sluice_vocabulary::{Fault, Path as ConfigPath};
 
@@ -174,7 +175,8 @@ impl Batch {
     fn read(&self, plugin: &PluginConfig) -> Result<(Vec<u8>, [u8; 32]), Refused> {
         let bytes = read(&plugin.component, &self.base)?;
         let sha256: [u8; 32] = digest(&bytes);
-        pinned(plugin, sha256).map(|()| (bytes, sha256))
+        pinned(plugin, sha256)?;
+        signature::check(plugin, &self.base, &sha256).map(|()| (bytes, sha256))
     }
 }
 
@@ -245,7 +247,11 @@ impl RefusedOf {
     pub(crate) fn fault(&self, at: &ConfigPath) -> Fault {
         let key = self.refused.key();
         // What bounds both is written once.
-        let at = if self.is_fallback && key != "limits" { at.key("fallback").key(key) } else { at.key(key) };
+        let at = if self.is_fallback && !matches!(key, "limits" | "signed_by") {
+            at.key("fallback").key(key)
+        } else {
+            at.key(key)
+        };
         let fault = Fault::error(&at, self.refused.to_string());
         match self.refused.help() {
             Some(help) => fault.help(help),

@@ -13,6 +13,7 @@ use crate::engine::Sandbox;
 use crate::grants::{Capability, Granted};
 use crate::load::{digest, fits, pinned, read};
 use crate::phase::Phase;
+use crate::signature;
 
 /// Instances that the engine is laid out for. None is made of it: what is looked at is bounded by the size of a slot, which
 /// is the same for any number of them.
@@ -104,6 +105,7 @@ pub fn survey(plugin: &PluginConfig, base: &Path, against: Against) -> Result<Su
     };
     survey.found = Some(find(&sandbox.engine, &component, (against == Against::ItsGrants).then_some(granted)));
     survey.refused = pinned(plugin, sha256)
+        .and_then(|()| signature::check(plugin, base, &sha256))
         .and_then(|()| component.with(&sandbox.engine, granted))
         .and_then(|component| fits(plugin, &component))
         .err()

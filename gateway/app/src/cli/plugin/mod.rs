@@ -1,6 +1,7 @@
 //! `sluice plugin`: what a plugin's author and its operator ask of a component before it is served.
 
 mod check;
+mod sign;
 
 use super::Failure;
 
@@ -8,10 +9,16 @@ use super::Failure;
 pub(crate) enum Command {
     /// Say what a component is called for, what it needs, and whether it would be loaded
     Check(check::Arguments),
+    /// Make a key to sign components with
+    Keygen(sign::Keygen),
+    /// Sign components, so that gateways can ask for it by signed_by
+    Sign(sign::Sign),
 }
 
 pub(crate) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Check(arguments) => check::run(arguments),
+        Command::Keygen(arguments) => sign::keygen(arguments),
+        Command::Sign(arguments) => sign::sign(arguments),
     }
 }

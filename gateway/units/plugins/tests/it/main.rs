@@ -14,3 +14,4 @@ mod loading;
 mod serving;
 mod shares;
 mod sharing;
+mod signed;
