@@ -212,7 +212,15 @@ impl Config {
 
     fn validate_grants(&self, at: &Path, faults: &mut Faults) {
         for (name, plugin) in &self.plugins {
-            let at = at.key(name.as_str()).key("grants").key("upstreams");
+            let at = at.key(name.as_str()).key("grants");
+            if plugin.grants.persists() && self.state_dir.is_none() {
+                let at = at.key("key_value").key("persist");
+                faults.push(
+                    Fault::error(&at, "there is no folder to keep its store in")
+                        .help("set state_dir at the top of the configuration"),
+                );
+            }
+            let at = at.key("upstreams");
             for (index, upstream) in plugin.grants.upstreams.iter().enumerate() {
                 let names = self.upstreams.keys().map(UpstreamName::as_str);
                 known(upstream.as_str(), names, "upstream", "upstreams", &at.index(index), faults);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use sluice_testkit::{Gateway, GatewayBuilder, Origin, client, gateway, origin};
+use sluice_testkit::{Gateway, GatewayBuilder, Origin, client, eventually, gateway, origin};
 
 const PLUGIN: &[u8] = include_bytes!("../../../plugins/prebuilt/add_region_as.wasm");
 
@@ -55,6 +55,86 @@ async fn two_gateways_may_start_at_once_on_one_state_folder() {
     let edge = kept_in(&state, &origin).run().await;
     assert!(came_from_the_cache(&edge).await);
     edge.stop().await;
+}
+
+const PROBE: &[u8] = include_bytes!("../../../plugins/prebuilt/probe.wasm");
+
+/// Counts requests in its store, and says so in the response.
+const COUNTING: &str = "
+state_dir: '@state@'
+plugins:
+  count:
+    component: probe.wasm
+    decides: false
+    grants: { GRANTS key_value: { persist: PERSIST } }
+    config: { phase: response, act: ['tally requests'] }
+upstreams: { origin: { endpoints: ['@origin@'] } }
+routes: [ { name: all, match: { path: '/*' }, plugins: [count], upstream: origin } ]
+";
+
+fn counting(persist: bool) -> String {
+    // The probe imports all that there is.
+    let grants =
+        "identity: true, connection: true, clock: true, random: true, metrics: true, tags: true, upstreams: [origin],";
+    COUNTING.replace("GRANTS", grants).replace("PERSIST", if persist { "true" } else { "false" })
+}
+
+async fn counted(edge: &Gateway) -> String {
+    client().get(edge.url("/")).send().await.header("x-act-0").unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_a_plugin_stores_outlives_the_process_where_that_is_granted() {
+    let (origin, folder) = (origin().run().await, tempfile::tempdir().unwrap());
+    let state = folder.path().join("state");
+    let start = |persist| {
+        let config = counting(persist);
+        let edge = gateway().config(&config).file("probe.wasm", PROBE).set("origin", origin.address());
+        edge.set("state", state.display()).run()
+    };
+    let edge = start(true).await;
+    assert_eq!((counted(&edge).await, counted(&edge).await), ("Ok(1)".to_owned(), "Ok(2)".to_owned()));
+    // A reload leaves it as it is.
+    edge.reload(&counting(true).replace("decides: false", "decides: true"));
+    edge.metrics_when("the reload to apply", |metrics| {
+        metrics.value("sluice_config_reloads_total", &[("outcome", "applied")]) >= 1.0
+    })
+    .await;
+    assert_eq!(counted(&edge).await, "Ok(3)");
+    edge.stop().await;
+
+    // One that is killed loses what it had not written, which is at most the last second's.
+    let edge = start(true).await;
+    assert_eq!(counted(&edge).await, "Ok(4)");
+    eventually("the change to be on disk", || async {
+        let plugins = client().get(edge.admin_url("/plugins")).send().await.json();
+        (plugins["sandbox"]["stores"]["waiting"] == 0).then_some(())
+    })
+    .await;
+    edge.kill().await;
+    let edge = start(true).await;
+    assert_eq!(counted(&edge).await, "Ok(5)");
+
+    // Another gateway on the same folder is refused, by the file's name; what is not granted is not kept.
+    let config = counting(true);
+    let second = gateway().config(&config).file("probe.wasm", PROBE).set("origin", origin.address());
+    let refused = second.set("state", state.display()).run_to_refusal().await;
+    assert!(refused.stderr.contains("key-value.redb is in use: another gateway"), "{refused:?}");
+    edge.stop().await;
+    let edge = start(false).await;
+    assert_eq!(counted(&edge).await, "Ok(1)");
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_to_be_kept_without_a_folder_is_a_fault_of_the_configuration() {
+    let config = counting(true).replace("state_dir: '@state@'\n", "").replace("@origin@", "127.0.0.1:1");
+    let refused = gateway().config(&config).file("probe.wasm", PROBE).run_to_refusal().await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    for said in ["there is no folder to keep its store in", "(plugins.count.grants.key_value.persist)", "set state_dir"]
+    {
+        assert!(refused.stderr.contains(said), "{refused:?}");
+    }
 }
 
 /// How often it is reloaded: `SLUICE_TEST_RELOADS`, 50 where that is not set.

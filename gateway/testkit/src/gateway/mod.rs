@@ -346,6 +346,16 @@ impl Gateway {
         assert!(status.success(), "the gateway ended with {status}; it said:\n{}", text_of(&self.log.borrow()));
     }
 
+    /// Kills it, as the kernel does for want of memory: it gets to do nothing more.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    pub async fn kill(self) {
+        self.signal(Signal::KILL);
+        let mut child = self.child.into_inner();
+        within("the gateway to be gone", child.wait()).await.expect("a child to wait for");
+    }
+
     async fn wait_for(&self, what: &str, matches: impl Fn(&LogLine) -> bool) -> Vec<LogLine> {
         let mut log = self.log.clone();
         let seen = log.wait_for(|lines| lines.iter().any(&matches));

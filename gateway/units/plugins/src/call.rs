@@ -76,6 +76,19 @@ impl Call {
         self.lines_said_before = 0;
     }
 
+    /// The first phase of another request, in the same instance.
+    pub(crate) fn next_request(&mut self, subject: Subject, who: Who, ticks: u64) {
+        self.who = who;
+        self.bounds.begin_anew();
+        self.next_phase(subject, ticks);
+    }
+
+    /// Its request is over: nothing of it is held on to.
+    pub(crate) fn forget_request(&mut self) {
+        self.subject = Subject::none();
+        (self.who.identity, self.who.link, self.who.upstream) = (None, None, None);
+    }
+
     /// As it was before the phase began, but for what cannot be taken back.
     pub(crate) fn start_over(&mut self, plugin: &Plugin) {
         self.subject.start_over();

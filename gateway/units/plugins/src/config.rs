@@ -14,6 +14,7 @@ use sluice_vocabulary::{Fault, Faults, Path, PluginName};
 use crate::fallback::Fallback;
 
 use crate::grants::Grants;
+use crate::reuse::Reuse;
 use crate::signature;
 
 /// The most memory that one plugin may be given. The sandbox's slots are laid out for it.
@@ -44,6 +45,11 @@ pub struct PluginConfig {
     /// What the plugin may use.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether an instance serves more than one request. Never of two tenants, and not after a failure. What one request leaves
+    /// in its memory the next can see: only for components whose author is trusted not to. Default: every request has an
+    /// instance of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<Reuse>,
     /// Another component that does the same job, for when this one fails. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
@@ -127,6 +133,7 @@ impl PluginConfig {
             sha256: None,
             signed_by: None,
             limits: Limits::default(),
+            reuse: None,
             fallback: None,
             decides: None,
             on_failure: OnFailure::default(),
@@ -140,6 +147,9 @@ impl PluginConfig {
         validate_component(&self.component, self.sha256.as_deref(), self.signed_by.is_some(), at, faults);
         signature::validate(self, &at.key("signed_by"), faults);
         self.limits.validate(&at.key("limits"), faults);
+        if let Some(reuse) = self.reuse {
+            reuse.validate(&at.key("reuse"), faults);
+        }
         if let Some(fallback) = &self.fallback {
             fallback.validate(&at.key("fallback"), self.signed_by.is_some(), faults);
         }
@@ -390,6 +400,7 @@ mod tests {
                     "sha256",
                     "signed_by",
                     "limits",
+                    "reuse",
                     "fallback",
                     "decides",
                     "on_failure",

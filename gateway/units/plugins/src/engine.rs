@@ -5,10 +5,11 @@
 //! instance, which no instance here gets; Cranelift, never Winch. Calls run on stacks from a pool, so that a guest which
 //! runs long can give its thread back in the middle.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sluice_vocabulary::share::Patience;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
@@ -16,6 +17,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationCo
 use crate::config::MOST_MEMORY;
 use crate::failure::Failure;
 use crate::limits::MOST_TABLE_ELEMENTS;
+use crate::reuse::Shelf;
 use crate::ticker::Pulse;
 
 /// Bytes that one call between guest and host may copy out of the guest: the longest answer with its header, and room.
@@ -41,6 +43,11 @@ pub(crate) struct Sandbox {
     /// Instances that wait for the next phase of their request, and the memory they have. These hold permits too.
     kept: AtomicUsize,
     kept_bytes: AtomicUsize,
+    /// Instances that rest between two requests, and the memory they have. These hold permits too, and give them up to
+    /// whoever needs one.
+    resting: AtomicUsize,
+    resting_bytes: AtomicUsize,
+    shelves: Mutex<Vec<Weak<Shelf>>>,
     /// Where instances come from: `pooling`, or `on-demand` where the address space is too small for a pool.
     pub(crate) allocator: &'static str,
     pub(crate) pulse: Arc<Pulse>,
@@ -65,6 +72,9 @@ impl Sandbox {
             queue,
             kept: AtomicUsize::new(0),
             kept_bytes: AtomicUsize::new(0),
+            resting: AtomicUsize::new(0),
+            resting_bytes: AtomicUsize::new(0),
+            shelves: Mutex::default(),
             allocator,
             pulse,
         })
@@ -74,10 +84,13 @@ impl Sandbox {
     pub(crate) async fn admit(&self, patience: &mut Patience) -> Result<SemaphorePermit<'_>, Failure> {
         let permit = match self.permits.try_acquire() {
             Ok(permit) => permit,
-            Err(_) => match patience.wait(self.permits.acquire()).await {
-                Some(Ok(permit)) => permit,
-                Some(Err(_)) | None => return Err(Failure::Overloaded(self.queue.as_millis())),
-            },
+            Err(_) => {
+                self.end_a_rest();
+                match patience.wait(self.permits.acquire()).await {
+                    Some(Ok(permit)) => permit,
+                    Some(Err(_)) | None => return Err(Failure::Overloaded(self.queue.as_millis())),
+                }
+            }
         };
         self.is_watched().map(|()| permit)
     }
@@ -119,6 +132,43 @@ impl Sandbox {
         self.kept.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Where a plugin's instances rest, for when others need their room.
+    pub(crate) fn knows_of(&self, shelf: &Arc<Shelf>) {
+        let mut shelves = self.shelves.lock();
+        shelves.retain(|shelf| shelf.strong_count() > 0);
+        shelves.push(Arc::downgrade(shelf));
+    }
+
+    /// Whether one more instance of so many bytes may rest. If so, it is charged.
+    pub(crate) fn rest(&self, bytes: usize) -> bool {
+        let count = self.resting.fetch_add(1, Ordering::SeqCst) + 1;
+        let total = self.resting_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let fits = count <= self.instances as usize / 4 && total <= MOST_KEPT_BYTES;
+        if !fits {
+            self.end_rest(bytes);
+        }
+        fits
+    }
+
+    /// One that rested runs again, or ends.
+    pub(crate) fn end_rest(&self, bytes: usize) {
+        self.resting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.resting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Throws away an instance that rests, if there is one: somebody needs its permit.
+    fn end_a_rest(&self) {
+        if self.resting() > 0 {
+            let shelves: Vec<_> = self.shelves.lock().iter().filter_map(Weak::upgrade).collect();
+            let _ = shelves.iter().any(|shelf| shelf.give_up_one());
+        }
+    }
+
+    /// How many instances rest between two requests.
+    pub(crate) fn resting(&self) -> usize {
+        self.resting.load(Ordering::SeqCst)
+    }
+
     /// How many instances are kept for the next phase of their requests.
     pub(crate) fn kept(&self) -> usize {
         self.kept.load(Ordering::SeqCst)
@@ -126,7 +176,7 @@ impl Sandbox {
 
     /// Whether any instance may be running.
     pub(crate) fn runs_any(&self) -> bool {
-        self.in_use() > self.kept()
+        self.in_use() > self.kept() + self.resting()
     }
 
     /// How many instances exist now.

@@ -103,17 +103,7 @@ impl Folder {
             Err(Errno::LOOP) => return Err(Unfit::NotAFile),
             Err(error) => return Err(Unfit::Io(error.into())),
         };
-        let stat = rustix::fs::fstat(&file).map_err(io::Error::from)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Unfit::NotAFile);
-        }
-        let us = rustix::process::geteuid().as_raw();
-        if stat.st_uid != us {
-            return Err(Unfit::NotOurs { owner: stat.st_uid, us });
-        }
-        if mode(&stat).intersects(EVERYBODY_ELSE) {
-            return Err(Unfit::Open(mode(&stat).bits()));
-        }
+        let stat = ours(&file)?;
         let found = u64::try_from(stat.st_size).unwrap_or(0);
         if found > most {
             return Err(Unfit::TooLarge { found, most });
@@ -130,6 +120,18 @@ impl Folder {
             found if found > most => Err(Unfit::TooLarge { found, most }),
             _ => Ok(Some(bytes)),
         }
+    }
+
+    /// A file to be read and written in place; made, empty, where there is none.
+    pub(crate) fn open_or_make(&self, name: &str) -> Result<File, Unfit> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.folder, name, flags, PRIVATE_FILE) {
+            Ok(file) => file,
+            Err(Errno::LOOP) => return Err(Unfit::NotAFile),
+            Err(error) => return Err(Unfit::Io(error.into())),
+        };
+        ours(&file)?;
+        Ok(File::from(file))
     }
 
     /// Writes a file of these parts, in place of what has its name.
@@ -197,6 +199,22 @@ impl Folder {
         }
         Ok(entries)
     }
+}
+
+/// What is known of an open file, if it is a plain one, ours, and closed to everybody else.
+fn ours(file: &OwnedFd) -> Result<Stat, Unfit> {
+    let stat = rustix::fs::fstat(file).map_err(io::Error::from)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Unfit::NotAFile);
+    }
+    let us = rustix::process::geteuid().as_raw();
+    if stat.st_uid != us {
+        return Err(Unfit::NotOurs { owner: stat.st_uid, us });
+    }
+    if mode(&stat).intersects(EVERYBODY_ELSE) {
+        return Err(Unfit::Open(mode(&stat).bits()));
+    }
+    Ok(stat)
 }
 
 /// What everybody but the owner may do.

@@ -35,7 +35,7 @@ pub struct Grants {
     /// Tags in the request's access record; at most 8. Default false.
     #[serde(skip_serializing_if = "is_not")]
     pub tags: bool,
-    /// A small store in memory that outlives requests, of which every tenant has a space of its own. Default none.
+    /// A small store that outlives requests, and if told to the process, of which every tenant has a space of its own. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_value: Option<KeyValueGrant>,
     /// Upstreams that the plugin may send a request to in place of the route's own. Default none.
@@ -51,11 +51,15 @@ pub struct KeyValueGrant {
     pub entries: usize,
     /// Bytes of keys, values and 112 for each entry, 4KiB to 64MiB. Default 8MiB. All stores together hold at most 256MiB.
     pub bytes: ByteSize,
+    /// Whether it is kept on disk as well, in `state_dir`, and so outlives the process: a crash loses at most what was
+    /// changed in the last second. Default false.
+    #[serde(skip_serializing_if = "is_not")]
+    pub persist: bool,
 }
 
 impl Default for KeyValueGrant {
     fn default() -> Self {
-        Self { entries: 10_000, bytes: ByteSize::mib(8) }
+        Self { entries: 10_000, bytes: ByteSize::mib(8), persist: false }
     }
 }
 
@@ -176,6 +180,11 @@ impl Grants {
     /// Whether it may do what cannot be taken back, so that no phase of it may be begun anew.
     pub(crate) const fn has_lasting_effects(&self) -> bool {
         self.metrics || self.key_value.is_some()
+    }
+
+    /// Whether its store outlives the process.
+    pub fn persists(&self) -> bool {
+        self.key_value.is_some_and(|key_value| key_value.persist)
     }
 
     /// Whether nothing is granted.

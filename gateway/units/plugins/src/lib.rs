@@ -37,6 +37,7 @@ mod subject;
 mod bodies;
 mod call;
 mod counts;
+mod disk;
 mod granted;
 mod host;
 mod store;
@@ -61,6 +62,7 @@ mod survey;
 
 mod living;
 mod plugin;
+mod reuse;
 mod visit;
 
 // Two implementations of one job.
@@ -90,6 +92,7 @@ pub use fallback::{Compare, Fallback, QuarantineConfig};
 pub use grants::{Grants, KeyValueGrant};
 pub use message::{Answer, Ended, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
 pub use passage::Passage;
+pub use reuse::Reuse;
 pub use signature::{BadSigningKey, SigningKey, signature_file};
 pub use survey::{Against, Found, NoSurvey, Refusal, Survey, survey};
 pub use unit::{Deps, Handle, Options, Prepared, SandboxUnavailable, Task, Unit};

@@ -19,6 +19,11 @@ impl Bounds {
         Self { memory, granted: 0, refused: false }
     }
 
+    /// What was refused to one request is forgotten for the next; what was granted is still there.
+    pub(crate) const fn begin_anew(&mut self) {
+        self.refused = false;
+    }
+
     /// Bytes of memory that the instance has.
     pub(crate) const fn granted(&self) -> usize {
         self.granted

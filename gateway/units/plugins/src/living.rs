@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Moment};
 
 use sluice_vocabulary::share::{Patience, Seat};
 use wasmtime::component::{Instance, TypedFunc};
 use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 
-use crate::call::Call;
+use crate::call::{Call, Shared};
 use crate::contract::actions::{self, Action};
 use crate::contract::streams::StreamAction;
-use crate::engine::MOST_BYTES_PER_CALL;
+use crate::engine::{MOST_BYTES_PER_CALL, Sandbox};
 use crate::failure::Failure;
 use crate::message::Who;
 use crate::phase::{Phase, Returns};
@@ -51,13 +51,25 @@ impl From<StreamAction> for Word {
     }
 }
 
+/// A slot of the sandbox, given back when it is dropped.
+struct Slot {
+    sandbox: Arc<Sandbox>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.shared.metrics.instances.dec();
+        self.sandbox.release();
+    }
+}
+
 /// The right of one instance to be, given back when it is dropped.
 pub(crate) struct Place {
     pub(crate) plugin: Arc<Plugin>,
     /// Its place among those of its tenant.
     _seat: Seat,
-    /// Bytes it is charged for while no phase of it runs.
-    kept: Option<usize>,
+    slot: Slot,
 }
 
 impl Place {
@@ -65,30 +77,75 @@ impl Place {
     pub(crate) async fn of(plugin: &Arc<Plugin>, seat: Seat, patience: &mut Patience) -> Result<Self, Failure> {
         plugin.sandbox.admit(patience).await?.forget();
         plugin.shared.metrics.instances.inc();
-        Ok(Self { plugin: Arc::clone(plugin), _seat: seat, kept: None })
-    }
-
-    fn give_up_keeping(&mut self) {
-        if let Some(bytes) = self.kept.take() {
-            self.plugin.sandbox.give_up_keeping(bytes);
-        }
+        let slot = Slot { sandbox: Arc::clone(&plugin.sandbox), shared: Arc::clone(&plugin.shared) };
+        Ok(Self { plugin: Arc::clone(plugin), _seat: seat, slot })
     }
 }
 
-impl Drop for Place {
+/// Bytes that an instance is charged for while no phase of it runs, until they are given back.
+struct Charge {
+    sandbox: Arc<Sandbox>,
+    bytes: usize,
+}
+
+impl Drop for Charge {
     fn drop(&mut self) {
-        self.give_up_keeping();
-        self.plugin.shared.metrics.instances.dec();
-        self.plugin.sandbox.release();
+        self.sandbox.give_up_keeping(self.bytes);
     }
 }
 
 /// An instance, made when its first phase begins.
 pub(crate) struct Living {
-    // In this order: a slot of the pool is free when its place is.
+    // In this order: a slot of the pool is free when its place is, and what is charged is never more than there is.
+    kept: Option<Charge>,
     store: Store<Call>,
     instance: Option<Instance>,
+    served: Served,
     place: Place,
+}
+
+/// What an instance has behind it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Served {
+    /// Requests before the present one.
+    requests: u32,
+    /// Bytes of memory that it had after the first of them.
+    bytes_after_first: usize,
+}
+
+/// An instance between two requests of one tenant.
+pub(crate) struct Rested {
+    // In this order, as above.
+    resting: Resting,
+    store: Store<Call>,
+    instance: Instance,
+    served: Served,
+    slot: Slot,
+    since: Moment,
+}
+
+/// The same as [`Charge`], of the room that there is for instances between requests.
+struct Resting {
+    sandbox: Arc<Sandbox>,
+    bytes: usize,
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.sandbox.end_rest(self.bytes);
+    }
+}
+
+impl Rested {
+    pub(crate) fn has_rested(&self, now: Moment) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+}
+
+impl fmt::Debug for Rested {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rested").field("plugin", &self.slot.shared.name).finish_non_exhaustive()
+    }
 }
 
 impl Living {
@@ -101,7 +158,52 @@ impl Living {
         let mut store = Store::new(&place.plugin.sandbox.engine, call);
         store.limiter(|call| &mut call.bounds);
         store.set_hostcall_fuel(MOST_BYTES_PER_CALL);
-        Self { store, instance: None, place }
+        Self { kept: None, store, instance: None, served: Served::default(), place }
+    }
+
+    /// An instance that served another request of the same tenant, for this one.
+    pub(crate) fn again(
+        rested: Rested,
+        plugin: &Arc<Plugin>,
+        seat: Seat,
+        subject: Subject,
+        who: &Who,
+    ) -> Result<Self, (Subject, Failure)> {
+        let Rested { resting, mut store, instance, served, slot, .. } = rested;
+        drop(resting);
+        // After that: whoever makes the ticks looks at how many run.
+        if let Err(failure) = plugin.sandbox.is_watched() {
+            return Err((subject, failure));
+        }
+        plugin.shared.metrics.reused.inc();
+        store.data_mut().next_request(subject, who.clone(), plugin.ticks);
+        let place = Place { plugin: Arc::clone(plugin), _seat: seat, slot };
+        Ok(Self { kept: None, store, instance: Some(instance), served, place })
+    }
+
+    /// Its request is over, and all went well: it rests until the next one of its tenant, where that is allowed and there is
+    /// room.
+    pub(crate) fn retire(self) {
+        let Self { kept, mut store, instance, mut served, place } = self;
+        drop(kept);
+        let Some(reuse) = place.plugin.config.reuse else { return };
+        let Some(instance) = instance else { return };
+        served.requests += 1;
+        let bytes = store.data().bounds.granted();
+        if served.requests == 1 {
+            served.bytes_after_first = bytes;
+        }
+        // One that grows from request to request would fail one of them when it meets its bound.
+        let is_growing = bytes > served.bytes_after_first && bytes > place.plugin.config.limits.memory.as_usize() / 2;
+        if served.requests >= reuse.requests || is_growing || !place.plugin.sandbox.rest(bytes) {
+            return;
+        }
+        let resting = Resting { sandbox: Arc::clone(&place.plugin.sandbox), bytes };
+        let (tenant, since) = (store.data().who.tenant.clone(), place.plugin.clock.coarse());
+        // Nothing of the request is held on to meanwhile, and its tenant's seat is free.
+        store.data_mut().forget_request();
+        let Place { plugin, slot, .. } = place;
+        plugin.shelf.put(tenant.as_ref(), Rested { resting, store, instance, served, slot, since });
     }
 
     pub(crate) fn is_of(&self, plugin: &Arc<Plugin>) -> bool {
@@ -115,7 +217,7 @@ impl Living {
             return false;
         }
         let kept = self.place.plugin.sandbox.keep(bytes);
-        self.place.kept = kept.then_some(bytes);
+        self.kept = kept.then(|| Charge { sandbox: Arc::clone(&self.place.plugin.sandbox), bytes });
         kept
     }
 
@@ -124,12 +226,12 @@ impl Living {
     pub(crate) fn rest(&mut self) {
         let bytes = self.store.data().bounds.granted();
         self.place.plugin.sandbox.keep_on(bytes);
-        self.place.kept = Some(bytes);
+        self.kept = Some(Charge { sandbox: Arc::clone(&self.place.plugin.sandbox), bytes });
     }
 
     /// Makes a kept instance ready to run again.
     pub(crate) fn wake(&mut self) -> Result<(), Failure> {
-        self.place.give_up_keeping();
+        self.kept = None;
         // After that: whoever makes the ticks looks at how many run.
         self.place.plugin.sandbox.is_watched()
     }
@@ -201,7 +303,7 @@ impl Living {
 
     /// A new instance in the same place, about the same message as it was before the phase.
     pub(crate) fn begin_anew(self) -> Self {
-        let Self { store, place, .. } = self;
+        let Self { kept: _kept, store, place, .. } = self;
         let mut call = store.into_data();
         call.start_over(&place.plugin);
         Self::with(place, call)

@@ -53,6 +53,7 @@ pub(crate) struct Metrics {
     duration: Family<OfPhase, DurationHistogram, fn() -> DurationHistogram>,
     guest_time: Family<OfPlugin, Counter<f64, AtomicU64>>,
     instances: Family<OfPlugin, Gauge>,
+    reused: Family<OfPlugin, Counter>,
     log_lines_dropped: Family<OfPlugin, Counter>,
     failovers: Family<OfPlugin, Counter>,
     quarantined: Family<OfPlugin, Gauge>,
@@ -64,6 +65,7 @@ pub(crate) struct Metrics {
     pub(crate) loaded: Gauge,
     pub(crate) compile_time: DurationHistogram,
     pub(crate) cache: CacheMetrics,
+    pub(crate) store_write_failures: Counter,
 }
 
 /// What the cache of compiled components counts.
@@ -105,6 +107,7 @@ impl Metrics {
             duration: Family::new_with_constructor(|| DurationHistogram::new(BOUNDS)),
             guest_time: Family::default(),
             instances: Family::default(),
+            reused: Family::default(),
             log_lines_dropped: Family::default(),
             failovers: Family::default(),
             quarantined: Family::default(),
@@ -116,7 +119,13 @@ impl Metrics {
             loaded: Gauge::default(),
             compile_time: DurationHistogram::new(BOUNDS),
             cache: CacheMetrics::register(registry),
+            store_write_failures: Counter::default(),
         };
+        registry.register(
+            "store_write_failures",
+            "Times that what plugins' stores had changed could not be written to disk",
+            metrics.store_write_failures.clone(),
+        );
         registry.register("invocations", "Phases that plugins were called for", metrics.invocations.clone());
         registry.register("failures", "Phases in which a plugin failed, by reason", metrics.failures.clone());
         registry.register_with_unit(
@@ -132,6 +141,11 @@ impl Metrics {
             metrics.guest_time.clone(),
         );
         registry.register("instances", "Instances alive now", metrics.instances.clone());
+        registry.register(
+            "instances_reused",
+            "Requests that found an instance which had served another one",
+            metrics.reused.clone(),
+        );
         registry.register(
             "log_lines_dropped",
             "Lines that plugins logged beyond what one phase may",
@@ -195,6 +209,7 @@ impl Metrics {
                 .map(|kind| self.failures.get_or_create(&OfReason { plugin: plugin(), reason: kind.as_str() }).clone()),
             guest_time: self.guest_time.get_or_create(&of_plugin).clone(),
             instances: self.instances.get_or_create(&of_plugin).clone(),
+            reused: self.reused.get_or_create(&of_plugin).clone(),
             log_lines_dropped: self.log_lines_dropped.get_or_create(&of_plugin).clone(),
             ends_dropped: self.ends_dropped.get_or_create(&of_plugin).clone(),
             slow_stage: self.slow_stage.get_or_create(&of_plugin).clone(),
@@ -246,6 +261,7 @@ impl Metrics {
         let labels = OfPlugin { plugin: plugin() };
         self.guest_time.remove(&labels);
         self.instances.remove(&labels);
+        self.reused.remove(&labels);
         self.log_lines_dropped.remove(&labels);
         self.series_dropped.remove(&labels);
         self.ends_dropped.remove(&labels);
@@ -275,6 +291,7 @@ pub(crate) struct PluginMetrics {
     failures: [Counter; Kind::ALL.len()],
     pub(crate) guest_time: Counter<f64, AtomicU64>,
     pub(crate) instances: Gauge,
+    pub(crate) reused: Counter,
     pub(crate) log_lines_dropped: Counter,
     pub(crate) ends_dropped: Counter,
     pub(crate) slow_stage: Gauge,

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use sluice_vocabulary::clock::Clock;
-use sluice_vocabulary::share::{Claim, OverShare, Patience, Seat, Turn};
+use sluice_vocabulary::share::{Claim, OverShare, Patience, Turn};
 
 use crate::call::Shared;
 use crate::component::Checked;
@@ -20,6 +20,7 @@ use crate::limits::Bounds;
 use crate::living::{Living, Place, Word};
 use crate::message::Who;
 use crate::phase::Phase;
+use crate::reuse::Shelf;
 use crate::subject::Subject;
 use crate::ticker::TICK;
 use crate::visit::Visit;
@@ -39,6 +40,8 @@ pub(crate) struct Plugin {
     pub(crate) config: PluginConfig,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Where its instances rest between two requests, if they are used again.
+    pub(crate) shelf: Arc<Shelf>,
     /// The other implementation of its job.
     pub(crate) standby: Option<Standby>,
     /// Ticks that one phase may run for.
@@ -59,12 +62,17 @@ impl Plugin {
     ) -> Self {
         let Limits { deadline, .. } = config.limits;
         let ticks = u64::try_from(deadline.get().as_millis() / TICK.as_millis()).unwrap_or(u64::MAX).max(1);
+        let shelf = Arc::default();
+        if config.reuse.is_some() {
+            sandbox.knows_of(&shelf);
+        }
         Self {
             shared,
             component,
             config,
             sandbox,
             clock,
+            shelf,
             standby: None,
             ticks,
             is_brief: Default::default(),
@@ -119,10 +127,23 @@ impl Plugin {
                 kept.next_phase(subject);
                 kept
             }
-            None => match self.place(seat, &mut patience).await {
-                Ok(place) => Living::new(place, subject, &visit.who),
-                Err(failure) => return (subject, Err(failure)),
-            },
+            None => {
+                let Some(seat) = seat else {
+                    return (subject, Err(Failure::Host("a call without a place among its tenant's".to_owned())));
+                };
+                let rested = self.shelf.take(visit.who.tenant.as_ref());
+                let living = match rested {
+                    Some(rested) => Living::again(rested, self, seat, subject, &visit.who),
+                    None => match Place::of(self, seat, &mut patience).await {
+                        Ok(place) => Ok(Living::new(place, subject, &visit.who)),
+                        Err(failure) => Err((subject, failure)),
+                    },
+                };
+                match living {
+                    Ok(living) => living,
+                    Err((subject, failure)) => return (subject, Err(failure)),
+                }
+            }
         };
         self.called(phase);
 
@@ -150,8 +171,10 @@ impl Plugin {
 
         let result = self.outcome(result, &living);
         let subject = living.take_subject();
-        if self.component.has_phase_after(phase) && matches!(result, Ok(Word::Continue)) {
-            visit.keep(living);
+        match result {
+            Ok(Word::Continue) if self.component.has_phase_after(phase) => visit.keep(living),
+            Ok(_) => living.retire(),
+            Err(_) => {}
         }
         (subject, result)
     }
@@ -233,14 +256,6 @@ impl Plugin {
         match result {
             Ok(result) => result.map_err(|error| Failure::of(&error, self.ticks, living.overstepped())),
             Err(over) => Err(over.into()),
-        }
-    }
-
-    /// A place among all instances, for whoever has one among its tenant's.
-    async fn place(self: &Arc<Self>, seat: Option<Seat>, patience: &mut Patience) -> Result<Place, Failure> {
-        match seat {
-            Some(seat) => Place::of(self, seat, patience).await,
-            None => Err(Failure::Host("a call without a place among its tenant's".to_owned())),
         }
     }
 

@@ -5,17 +5,21 @@
 //! beside the locks, and are never exceeded: what has no room is refused, since to evict what a plugin counts on, a quota or
 //! a ban, would undo a decision behind its back. What has expired is never found; its memory is given back when its shard is
 //! next written to while the space is full, and by the sweep.
+//!
+//! Where it is kept on [`Disk`] as well, memory is what requests see, and each shard notes which of its keys have changed since
+//! they were written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use sluice_vocabulary::TenantId;
+use sluice_vocabulary::{PluginName, TenantId};
 
 use crate::contract::key_value::{Entry as Told, StoreFault};
+use crate::disk::{Disk, Found, NoDisk, Owner};
 
 /// Bytes of a key.
 const LONGEST_KEY: usize = 256;
@@ -28,6 +32,8 @@ const MOST_SPACES: usize = 10_000;
 /// What an entry costs beside its key and value.
 const BOOKKEEPING: usize = 112;
 const SHARDS: usize = 16;
+/// Changed keys of one shard that may wait for the disk: so no tenant takes all the room there is for those.
+const MOST_CHANGED: usize = 2048;
 
 type Hasher = foldhash::fast::RandomState;
 
@@ -52,27 +58,50 @@ pub(crate) struct Store {
     whole: Arc<Whole>,
     room: RwLock<Room>,
     spaces: RwLock<HashMap<Option<TenantId>, Arc<Space>, Hasher>>,
+    kept: RwLock<Option<Kept>>,
+}
+
+/// Where a store is kept beside memory.
+#[derive(Debug, Clone)]
+struct Kept {
+    disk: Arc<Disk>,
+    plugin: PluginName,
 }
 
 /// What one tenant's requests have there.
 #[derive(Debug, Default)]
-struct Space {
-    shards: [Mutex<HashMap<Box<str>, Entry, Hasher>>; SHARDS],
+pub(crate) struct Space {
+    shards: [Mutex<Shard>; SHARDS],
     hasher: Hasher,
     entries: AtomicUsize,
     bytes: AtomicUsize,
+    /// Whether the disk knows that something has changed here.
+    is_told_of: AtomicBool,
 }
 
+#[derive(Debug, Default)]
+struct Shard {
+    entries: HashMap<Box<str>, Record, Hasher>,
+    /// Keys whose change is not on disk yet; none where the store is not kept there.
+    changed: HashSet<Box<str>, Hasher>,
+}
+
+/// What a key has.
 #[derive(Debug, Clone)]
-struct Entry {
-    value: Arc<[u8]>,
-    version: u64,
-    expires: Option<Instant>,
+pub(crate) struct Record {
+    pub(crate) value: Arc<[u8]>,
+    pub(crate) version: u64,
+    pub(crate) expires: Option<Instant>,
 }
 
-impl Entry {
+impl Record {
     fn is_good(&self, now: Instant) -> bool {
         self.expires.is_none_or(|expires| now < expires)
+    }
+
+    /// Whether it is one that could have been written under this key.
+    pub(crate) fn is_sound(&self, key: &str) -> bool {
+        check_key(key).is_ok() && self.value.len() <= LONGEST_VALUE
     }
 }
 
@@ -88,7 +117,65 @@ fn size(key: &str, value: &[u8]) -> usize {
 
 impl Store {
     pub(crate) fn new(whole: Arc<Whole>, room: Room) -> Self {
-        Self { whole, room: RwLock::new(room), spaces: RwLock::default() }
+        Self { whole, room: RwLock::new(room), spaces: RwLock::default(), kept: RwLock::default() }
+    }
+
+    /// Keeps it on disk from now on: what is there of this plugin comes back, unless memory has something under its key, and
+    /// all of it is there from now on. Nothing happens if it is kept there already. Waits for the disk.
+    pub(crate) fn keep_on(&self, disk: &Arc<Disk>, plugin: &PluginName) -> Result<(), NoDisk> {
+        if self.kept.read().as_ref().is_some_and(|kept| Arc::ptr_eq(&kept.disk, disk)) {
+            return Ok(());
+        }
+        let found = disk.read(plugin)?;
+        let newest = found.iter().map(|found| found.record.version).max().unwrap_or(0);
+        self.whole.version.fetch_max(newest.max(disk.first_version()), Ordering::Relaxed);
+        let kept = Kept { disk: Arc::clone(disk), plugin: plugin.clone() };
+        *self.kept.write() = Some(kept.clone());
+        for (tenant, space) in self.every_space() {
+            for shard in &space.shards {
+                let shard = &mut *shard.lock();
+                for key in shard.entries.keys() {
+                    if shard.changed.insert(key.clone()) {
+                        disk.admit_anyway(1);
+                    }
+                }
+            }
+            space.tell(&kept, tenant.as_ref());
+        }
+        let left = found.into_iter().map(|found| self.take_back(found)).filter(Result::is_err).count();
+        if left > 0 {
+            tracing::warn!(%plugin, left, "entries of a plugin's store on disk have no room in memory");
+        }
+        Ok(())
+    }
+
+    /// Keeps it in memory alone from now on, and leaves nothing on disk. Waits for the disk.
+    pub(crate) fn keep_no_longer(&self) -> Result<(), NoDisk> {
+        let Some(Kept { disk, plugin }) = self.kept.write().take() else { return Ok(()) };
+        // What still waits is written first, and so cannot come back after.
+        disk.forget(&plugin)
+    }
+
+    /// Whether it outlives the process.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept.read().is_some()
+    }
+
+    /// One record of an earlier life. What memory has under its key is newer.
+    fn take_back(&self, found: Found) -> Result<(), StoreFault> {
+        let Found { tenant, key, record } = found;
+        let space = self.space_or_new(tenant.as_ref())?;
+        let mut shard = space.shard(&key).lock();
+        if shard.entries.contains_key(&key) || shard.changed.contains(&key) {
+            return Ok(());
+        }
+        // What there was room for once is not to be lost because the operator has come to allow less since.
+        let bytes = size(&key, &record.value);
+        grow(&self.whole.bytes, bytes, MOST_BYTES_IN_ALL)?;
+        space.bytes.fetch_add(bytes, Ordering::Relaxed);
+        space.entries.fetch_add(1, Ordering::Relaxed);
+        shard.entries.insert(key, record);
+        Ok(())
     }
 
     /// Changes the bounds. What is there stays, even beyond them.
@@ -100,7 +187,7 @@ impl Store {
         check_key(key)?;
         let Some(space) = self.space(tenant) else { return Ok(None) };
         let shard = space.shard(key).lock();
-        let entry = shard.get(key).filter(|entry| entry.is_good(now));
+        let entry = shard.entries.get(key).filter(|entry| entry.is_good(now));
         Ok(entry.map(|entry| Told { value: entry.value.to_vec(), version: entry.version }))
     }
 
@@ -162,25 +249,37 @@ impl Store {
     pub(crate) fn delete(&self, tenant: Option<&TenantId>, key: &str, now: Instant) -> Result<bool, StoreFault> {
         check_key(key)?;
         let Some(space) = self.space(tenant) else { return Ok(false) };
-        let removed = space.shard(key).lock().remove(key);
-        Ok(removed.is_some_and(|entry| {
-            self.give_back(&space, size(key, &entry.value));
-            entry.is_good(now)
-        }))
+        let mut shard = space.shard(key).lock();
+        let Some(entry) = shard.entries.remove(key) else { return Ok(false) };
+        self.give_back(&space, size(key, &entry.value));
+        // It must go from the disk too, however much waits there: it was admitted when it was written.
+        if let Some(kept) = &*self.kept.read() {
+            shard.note_anyway(key, kept);
+            drop(shard);
+            space.tell(kept, tenant);
+        }
+        Ok(entry.is_good(now))
     }
 
     /// Gives back the memory of what has expired, and the spaces that hold nothing.
     pub(crate) fn sweep(&self, now: Instant) {
-        let spaces: Vec<_> = self.spaces.read().values().cloned().collect();
-        for space in spaces {
+        for (tenant, space) in self.every_space() {
             for shard in &space.shards {
-                self.sweep_shard(&space, &mut shard.lock(), now);
+                let mut shard = shard.lock();
+                self.sweep_shard(&space, &mut shard, now, self.kept.read().as_ref());
+            }
+            if let Some(kept) = &*self.kept.read() {
+                space.tell(kept, tenant.as_ref());
             }
         }
-        // A space that somebody is about to write to is held by him, and stays.
+        // A space that somebody is about to write to, or to write to the disk, is held by him, and stays.
         self.spaces
             .write()
             .retain(|_, space| Arc::strong_count(space) > 1 || space.entries.load(Ordering::Relaxed) > 0);
+    }
+
+    fn every_space(&self) -> Vec<(Option<TenantId>, Arc<Space>)> {
+        self.spaces.read().iter().map(|(tenant, space)| (tenant.clone(), Arc::clone(space))).collect()
     }
 
     /// Entries and bytes held now.
@@ -196,26 +295,38 @@ impl Store {
         tenant: Option<&TenantId>,
         key: &str,
         now: Instant,
-        decide: impl FnOnce(Option<&Entry>) -> Result<Option<(Arc<[u8]>, Option<Instant>)>, StoreFault>,
+        decide: impl FnOnce(Option<&Record>) -> Result<Option<(Arc<[u8]>, Option<Instant>)>, StoreFault>,
     ) -> Result<Option<u64>, StoreFault> {
         check_key(key)?;
         let space = self.space_or_new(tenant)?;
         let mut shard = space.shard(key).lock();
-        let before = shard.get(key);
+        let before = shard.entries.get(key);
         let Some((value, expires)) = decide(before.filter(|entry| entry.is_good(now)))? else { return Ok(None) };
         if value.len() > LONGEST_VALUE {
             return Err(StoreFault::Invalid);
         }
         let (had, needs) = (before.map(|entry| size(key, &entry.value)), size(key, &value));
-        if self.take(&space, had, needs).is_err() {
-            self.sweep_shard(&space, &mut shard, now);
-            // It may have been swept itself.
-            let had = shard.get(key).map(|entry| size(key, &entry.value));
-            self.take(&space, had, needs)?;
+        let kept = self.kept.read();
+        if let Some(kept) = &*kept {
+            shard.note(key, kept)?;
         }
-        let version = self.whole.version.fetch_add(1, Ordering::Relaxed) + 1;
-        shard.insert(key.into(), Entry { value, version, expires });
-        Ok(Some(version))
+        let mut taken = self.take(&space, had, needs);
+        if taken.is_err() {
+            self.sweep_shard(&space, &mut shard, now, kept.as_ref());
+            // It may have been swept itself.
+            let had = shard.entries.get(key).map(|entry| size(key, &entry.value));
+            taken = self.take(&space, had, needs);
+        }
+        let version = taken.map(|()| self.whole.version.fetch_add(1, Ordering::Relaxed) + 1);
+        if let Ok(version) = version {
+            shard.entries.insert(key.into(), Record { value, version, expires });
+        }
+        drop(shard);
+        // Also where there was no room: what was swept has changed.
+        if let Some(kept) = &*kept {
+            space.tell(kept, tenant);
+        }
+        version.map(Some)
     }
 
     fn space(&self, tenant: Option<&TenantId>) -> Option<Arc<Space>> {
@@ -259,11 +370,17 @@ impl Store {
         self.whole.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn sweep_shard(&self, space: &Space, shard: &mut HashMap<Box<str>, Entry, Hasher>, now: Instant) {
-        shard.retain(|key, entry| {
+    fn sweep_shard(&self, space: &Space, shard: &mut Shard, now: Instant, kept: Option<&Kept>) {
+        let Shard { entries, changed } = shard;
+        entries.retain(|key, entry| {
             let stays = entry.is_good(now);
             if !stays {
                 self.give_back(space, size(key, &entry.value));
+                if let Some(kept) = kept
+                    && changed.insert(key.clone())
+                {
+                    kept.disk.admit_anyway(1);
+                }
             }
             stays
         });
@@ -278,9 +395,65 @@ impl Drop for Store {
 }
 
 impl Space {
-    fn shard(&self, key: &str) -> &Mutex<HashMap<Box<str>, Entry, Hasher>> {
+    fn shard(&self, key: &str) -> &Mutex<Shard> {
         // Not the bits that the map inside goes by.
         &self.shards[(self.hasher.hash_one(key) >> 32) as usize % SHARDS]
+    }
+
+    /// Has the disk know of what was noted here, unless it knows that something was.
+    fn tell(self: &Arc<Self>, kept: &Kept, tenant: Option<&TenantId>) {
+        if !self.is_told_of.swap(true, Ordering::AcqRel) {
+            let owner = Owner { plugin: kept.plugin.clone(), tenant: tenant.cloned() };
+            kept.disk.has_changed(owner, Arc::clone(self));
+        }
+    }
+
+    /// What has changed since this was asked last: none for what is not there any more.
+    pub(crate) fn take_changes(&self) -> Vec<(Box<str>, Option<Record>)> {
+        // Before anything is looked at: whoever changes something from now on tells of it again.
+        self.is_told_of.store(false, Ordering::Release);
+        let mut changes = Vec::new();
+        for shard in &self.shards {
+            let Shard { entries, changed } = &mut *shard.lock();
+            changes.extend(changed.drain().map(|key| {
+                let record = entries.get(&key).cloned();
+                (key, record)
+            }));
+        }
+        changes
+    }
+
+    /// Notes again what could not be written.
+    pub(crate) fn put_back(self: &Arc<Self>, keys: impl Iterator<Item = Box<str>>, disk: &Arc<Disk>, owner: Owner) {
+        for key in keys {
+            if self.shard(&key).lock().changed.insert(key) {
+                disk.admit_anyway(1);
+            }
+        }
+        if !self.is_told_of.swap(true, Ordering::AcqRel) {
+            disk.has_changed(owner, Arc::clone(self));
+        }
+    }
+}
+
+impl Shard {
+    /// Notes that a key is about to change; or that too much waits for the disk already.
+    fn note(&mut self, key: &str, kept: &Kept) -> Result<(), StoreFault> {
+        if self.changed.contains(key) {
+            return Ok(());
+        }
+        if self.changed.len() >= MOST_CHANGED || !kept.disk.admit() {
+            return Err(StoreFault::Full);
+        }
+        self.changed.insert(key.into());
+        Ok(())
+    }
+
+    /// The same, however much waits.
+    fn note_anyway(&mut self, key: &str, kept: &Kept) {
+        if self.changed.insert(key.into()) {
+            kept.disk.admit_anyway(1);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::call::{Ports, Shared};
 use crate::chain::Chain;
 use crate::config::{PluginConfig, Told};
 use crate::counts::Counts;
+use crate::disk::{Disk, NoDisk};
 use crate::ends::{self, Ends, Farewell, MOST_WAITING};
 use crate::engine::Sandbox;
 use crate::failover::{Comparison, Standby};
@@ -71,8 +72,9 @@ impl Unit {
     /// Makes the engine and its pool; starts nothing. Calls fail until the task runs, since nothing would bound them.
     ///
     /// Registers, without a prefix: `invocations`, `failures`, `duration_seconds`, `cpu_seconds`, `instances`,
-    /// `log_lines_dropped`, `failovers`, `quarantined`, `comparisons`, `loaded`, `compile_duration_seconds`, `count`, `gauge`,
-    /// `series_dropped`, `ends_dropped`, `cache_hits`, `cache_misses`, `cache_discarded`, `cache_write_failures`.
+    /// `instances_reused`, `log_lines_dropped`, `failovers`, `quarantined`, `comparisons`, `loaded`, `compile_duration_seconds`, `count`, `gauge`,
+    /// `series_dropped`, `ends_dropped`, `cache_hits`, `cache_misses`, `cache_discarded`, `cache_write_failures`,
+    /// `store_write_failures`.
     ///
     /// # Errors
     /// If the machine cannot run the engine at all.
@@ -101,6 +103,8 @@ impl Unit {
             named: Arc::default(),
             stores: Arc::default(),
             state_dir: Mutex::default(),
+            disk: Mutex::default(),
+            parting: Mutex::default(),
             own_time: OnceLock::new(),
             stages: Mutex::new(Stages::new(began)),
         };
@@ -127,14 +131,58 @@ struct Inner {
     loaded: ArcSwap<Loaded>,
     named: Arc<Mutex<HashMap<PluginName, Named>>>,
     stores: Arc<Whole>,
-    /// Where the cache was last looked for.
+    /// Where the cache was last looked for, and what else outlives the process.
     state_dir: Mutex<Option<PathBuf>>,
+    /// The stores on disk and the state folder that they are in, from when a plugin was first granted one.
+    disk: Mutex<Option<(PathBuf, Arc<Disk>)>>,
+    /// Stores that are no longer to be on disk.
+    parting: Mutex<Vec<Arc<Store>>>,
     /// What the gateway adds to requests, where that is known.
     own_time: OnceLock<DurationHistogram>,
     stages: Mutex<Stages>,
 }
 
 impl Inner {
+    /// The stores on disk; opened where they are not yet, or are in another folder. Waits for the disk.
+    fn open_disk(&self) -> Result<Arc<Disk>, NoDisk> {
+        let Some(state_dir) = self.state_dir.lock().clone() else {
+            return Err(NoDisk::nowhere());
+        };
+        let mut open = self.disk.lock();
+        match &*open {
+            Some((folder, disk)) if *folder == state_dir => Ok(Arc::clone(disk)),
+            _ => {
+                let (clock, entropy) = (Arc::clone(&self.ports.clock), Arc::clone(&self.ports.entropy));
+                let disk = Disk::open(&state_dir, clock, entropy)?;
+                tracing::info!(file = disk.path(), "plugins' stores are kept on disk where that is granted");
+                *open = Some((state_dir, Arc::clone(&disk)));
+                Ok(disk)
+            }
+        }
+    }
+
+    /// Writes to disk what plugins' stores have changed. Waits for the disk.
+    fn write_stores(&self) -> Result<(), String> {
+        let disk = self.disk.lock().as_ref().map(|(_, disk)| Arc::clone(disk));
+        for store in std::mem::take(&mut *self.parting.lock()) {
+            store.keep_no_longer().map_err(|error| error.to_string())?;
+        }
+        disk.map_or(Ok(()), |disk| disk.write().map_err(|error| format!("{}: {error}", disk.path())))
+    }
+
+    /// Throws away instances that nobody has used for a while.
+    fn sweep_shelves(&self) {
+        let now = self.ports.clock.now();
+        for plugin in self.loaded.load().values() {
+            let second = plugin.standby.as_ref().map(|standby| &standby.second);
+            for plugin in second.into_iter().chain([plugin]) {
+                if let Some(reuse) = plugin.config.reuse {
+                    plugin.shelf.sweep(now, reuse.idle.get());
+                }
+            }
+        }
+    }
+
     /// Ends a window of the watch over stages, if it is time to, and tells what has turned.
     fn look_at_stages(&self) {
         let Some(own_time) = self.own_time.get() else { return };
@@ -238,7 +286,27 @@ impl Handle {
                 }
             }
         }
+        faults.extend(self.keep_stores(&prepared, at).await);
         if faults.is_empty() { Ok(Prepared { plugins: prepared }) } else { Err(faults) }
+    }
+
+    /// Brings back what the plugins' stores held, of those that are kept on disk.
+    async fn keep_stores(&self, prepared: &Loaded, at: &Path) -> Vec<Fault> {
+        let kept: Vec<_> = prepared.iter().filter(|(_, plugin)| plugin.config.grants.persists()).collect();
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        let stores = kept.iter().map(|(name, plugin)| ((*name).clone(), Arc::clone(&plugin.shared.store))).collect();
+        let inner = Arc::clone(&self.inner);
+        let keep = move |stores: Vec<(PluginName, Arc<Store>)>| {
+            let disk = inner.open_disk()?;
+            stores.iter().try_for_each(|(name, store)| store.keep_on(&disk, name))
+        };
+        let result = tokio::task::spawn_blocking(move || keep(stores)).await;
+        match result.unwrap_or_else(|error| Err(NoDisk::panicked(&error))) {
+            Ok(()) => Vec::new(),
+            Err(why) => kept.iter().map(|(name, _)| no_disk(&why, &at.key(name.as_str()))).collect(),
+        }
     }
 
     /// Makes prepared plugins the ones in force: for [`inspect`](Inspect::inspect), metrics and the next reload. Chains made
@@ -258,7 +326,11 @@ impl Handle {
                 Some(standby) => drop(standby.metrics.quarantined.set(i64::from(standby.quarantine.is_out()))),
                 None => self.inner.metrics.forget_standby(name),
             }
-            plugin.shared.store.resize(plugin.config.grants.key_value.unwrap_or_default().room());
+            let store = &plugin.shared.store;
+            store.resize(plugin.config.grants.key_value.unwrap_or_default().room());
+            if store.is_kept() && !plugin.config.grants.persists() {
+                self.inner.parting.lock().push(Arc::clone(store));
+            }
         }
         self.inner.loaded.store(Arc::new(prepared.plugins));
     }
@@ -319,6 +391,11 @@ impl Handle {
     }
 }
 
+/// Why a plugin's store cannot be kept, as a fault of its configuration.
+fn no_disk(why: &NoDisk, at: &Path) -> Fault {
+    Fault::error(&at.key("grants").key("key_value").key("persist"), format!("its store cannot be kept: {why}"))
+}
+
 impl Prepared {
     /// The chain of these plugins, in this order.
     ///
@@ -365,8 +442,12 @@ impl Inspect for Handle {
                 "instances": {
                     "in_use": sandbox.in_use(),
                     "kept": sandbox.kept(),
+                    "resting": sandbox.resting(),
                     "limit": sandbox.instances,
                 },
+                "stores": self.inner.disk.lock().as_ref().map(|(_, disk)| {
+                    json!({ "file": disk.path(), "waiting": disk.waiting() })
+                }),
                 "cache": self.inner.loader.cache.load().as_ref().map(|cache| cache.path().display().to_string()),
             },
             "plugins": plugins,
@@ -396,6 +477,7 @@ fn inspect_plugin(plugin: &Plugin, part: Part) -> Value {
         "bytes": plugin.component.bytes,
         "from_cache": plugin.component.from_cache,
         "limits": plugin.config.limits,
+        "reuse": plugin.config.reuse,
         "fallback": plugin.standby.as_ref().map(inspect_standby),
         "decides": plugin.config.decides,
         "grants": plugin.config.grants,
@@ -403,7 +485,8 @@ fn inspect_plugin(plugin: &Plugin, part: Part) -> Value {
         "phases": phases,
         "failures": failures,
         "instances": metrics.instances.get(),
-        "store": { "entries": entries, "bytes": bytes },
+        "resting": plugin.shelf.len(),
+        "store": { "entries": entries, "bytes": bytes, "persisted": plugin.shared.store.is_kept() },
         "cpu_seconds": metrics.guest_time.get(),
         "stage": { "share": part.share, "slow": part.is_slow },
     })
@@ -435,7 +518,7 @@ impl std::fmt::Debug for Handle {
     }
 }
 
-/// Keeps the sandbox's clock ticking and the stores swept, watches the part that plugins take of the gateway's own time, and
+/// Keeps the sandbox's clock ticking, the stores swept and on disk, watches the part that plugins take of the gateway's own time, and
 /// calls plugins at the end of exchanges. Stop it after the last request was served: calls fail from then on.
 pub struct Task {
     sandbox: Arc<Sandbox>,
@@ -462,6 +545,37 @@ async fn sweep(inner: &Inner) {
         for store in stores {
             store.sweep(inner.ports.clock.now());
             tokio::task::yield_now().await;
+        }
+        inner.sweep_shelves();
+    }
+}
+
+/// Between two writes of what stores have changed: what a crash loses.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// Writes what stores have changed, for ever. What cannot be written is tried again; its failures are told of once in a row.
+async fn write_stores(inner: &Arc<Inner>) {
+    let mut has_failed = false;
+    loop {
+        tokio::time::sleep(WRITE_EVERY).await;
+        let writer = Arc::clone(inner);
+        let written = tokio::task::spawn_blocking(move || writer.write_stores()).await;
+        match written.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(()) if has_failed => {
+                has_failed = false;
+                tracing::info!("plugins' stores are written to disk again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                inner.metrics.store_write_failures.inc();
+                if !has_failed {
+                    tracing::error!(
+                        error,
+                        "plugins' stores cannot be written to disk; what has changed is kept in memory and tried again"
+                    );
+                }
+                has_failed = true;
+            }
         }
     }
 }
@@ -523,12 +637,20 @@ impl sluice_vocabulary::unit::Task for Task {
                 }
                 () = sweep(&self.inner) => {}
                 () = watch_stages(&self.inner) => {}
+                () = write_stores(&self.inner) => {}
                 () = ends::serve(&mut self.waiting) => {}
                 _ = &mut has_ended => {
                     self.health.set(State::Unavailable("the ticker ended".to_owned()));
                 }
             }
             ends::drop_all(&mut self.waiting);
+            // Nothing runs any more that could change them.
+            let inner = Arc::clone(&self.inner);
+            let written = tokio::task::spawn_blocking(move || inner.write_stores()).await;
+            if let Err(error) = written.unwrap_or_else(|error| Err(error.to_string())) {
+                self.inner.metrics.store_write_failures.inc();
+                tracing::error!(error, "what plugins' stores changed last could not be written to disk and is lost");
+            }
             // It has left its loop: this does not wait.
             if ticker.join().is_err() {
                 tracing::error!("the plugin sandbox's ticker panicked");

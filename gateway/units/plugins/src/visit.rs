@@ -63,14 +63,22 @@ impl Visit {
         self.kept.iter().any(|living| living.is_of(plugin))
     }
 
-    /// Lets go of the instances that were kept.
+    /// Lets go of the instances that were kept. In each of them every phase so far went well.
     pub(crate) fn let_go(&mut self) {
-        self.kept.clear();
+        for living in self.kept.drain(..) {
+            living.retire();
+        }
     }
 
     /// The instance that this plugin left. Where a plugin was passed twice, the last first: chains run in reverse then.
     pub(crate) fn take(&mut self, plugin: &Arc<Plugin>) -> Option<Living> {
         let index = self.kept.iter().rposition(|living| living.is_of(plugin))?;
         Some(self.kept.remove(index))
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
