@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::fixed::Fixed;
 use crate::inspection::Inspector;
 use crate::memory;
+use crate::reload::PluginFiles;
 use crate::request_path::RequestPath;
 use crate::signals::StopSignals;
 use crate::snapshot::{self, Snapshot};
@@ -123,13 +124,15 @@ pub(crate) struct Start<'a> {
     pub(crate) folder: &'a FilePath,
     /// The file to watch, where there is one.
     pub(crate) file: Option<&'a FilePath>,
+    /// Whether the files of plugins are watched with it.
+    pub(crate) watch_plugins: bool,
     pub(crate) log: Log,
 }
 
 impl Gateway {
     /// Builds everything and starts it. Connections are accepted a moment later: see `wait_until_listening`.
     pub(crate) fn start(start: Start<'_>) -> Result<Self, StartError> {
-        let Start { config, folder, file, log } = start;
+        let Start { config, folder, file, watch_plugins, log } = start;
         let background = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("sluice-background")
@@ -180,6 +183,8 @@ impl Gateway {
         let watched =
             file.map(|file| sluice_config::Watch::new(file, sluice_config::Watch::EVERY, metrics.unit("config")));
 
+        let plugin_files = watch_plugins.then(|| PluginFiles::of(&config, folder));
+
         let threads = config.downstream.workers.map_or_else(cores, std::num::NonZeroUsize::get);
         let nothing_served = Snapshot::nothing(Arc::clone(&random)).map_err(StartError::Config)?;
         let units = Arc::new(Units {
@@ -219,7 +224,14 @@ impl Gateway {
             units.plugins.health().clone(),
             units.kernel.health().clone(),
         ];
-        let reload = Arc::new(crate::reload::Reloader::new(Arc::clone(&units), file, reloads));
+        let files_task = match (&plugin_files, &watched) {
+            (Some(PluginFiles(files)), Some((watch, _))) => {
+                tracing::info!("the files of plugins are watched: those that change are loaded anew");
+                Some(sluice_config::WatchFiles::new(files.clone(), sluice_config::WatchFiles::EVERY, watch.events()))
+            }
+            _ => None,
+        };
+        let reload = Arc::new(crate::reload::Reloader::new(Arc::clone(&units), file, plugin_files, reloads));
         healths.push(reload.health().clone());
         let reloader = Arc::clone(&reload);
         let reload: Arc<dyn Reload> = reload;
@@ -228,6 +240,9 @@ impl Gateway {
             None => (None, None),
         };
         if let Some(task) = &watch_task {
+            healths.push(task.health().clone());
+        }
+        if let Some(task) = &files_task {
             healths.push(task.health().clone());
         }
         healths.push(upstream_task.health().clone());
@@ -272,6 +287,9 @@ impl Gateway {
         if let (Some(task), Some(events)) = (watch_task, events) {
             supervisor.start(task);
             supervisor.start(crate::reload::Follow::new(events, reloader));
+        }
+        if let Some(task) = files_task {
+            supervisor.start(task);
         }
         supervisor.start(server);
         background.spawn(async move {

@@ -150,6 +150,11 @@ pub(crate) async fn prepare(units: &Units, config: Config) -> Result<Ready, Vec<
 }
 
 impl Ready {
+    /// The plugins that are not taken over from what runs.
+    pub(crate) fn new_plugins(&self) -> &[PluginName] {
+        self.plugins.loaded_anew()
+    }
+
     /// What is risky in the routes.
     pub(crate) fn warnings(&self) -> &[Fault] {
         self.snapshot.table.warnings()

@@ -7,12 +7,16 @@ use crate::compose::{Gateway, Log, Start, StartError};
 
 /// What to serve.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sluice run -c /etc/sluice/sluice.yaml\n  SLUICE_CONFIG=edge.yaml sluice run\n\n\
+#[command(after_help = "Examples:\n  sluice run -c /etc/sluice/sluice.yaml\n  SLUICE_CONFIG=edge.yaml sluice run\n  \
+    sluice run -c sluice.yaml --watch-plugins   while writing a plugin: each build is loaded as it is done\n\n\
     SIGTERM or SIGINT drains and stops, a second one cuts the drain short; SIGHUP, or a change of the file, reads the configuration again.")]
 pub(crate) struct Arguments {
     /// The configuration file
     #[arg(short, long, env = "SLUICE_CONFIG", value_name = "FILE")]
     config: PathBuf,
+    /// Load plugins anew when the file of a component, of its signature or of a key changes: for those who write plugins
+    #[arg(long)]
+    watch_plugins: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -26,6 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         config: loaded.config.clone(),
         folder: load::folder_of(&arguments.config),
         file: Some(&arguments.config),
+        watch_plugins: arguments.watch_plugins,
         log,
     };
     let mut gateway = Gateway::start(start).map_err(|error| match error {

@@ -7,7 +7,8 @@
 //! without errors gives its value away.
 //!
 //! Faults are told with the line they stand in ([`diagnostic`], [`render`]), never with a secret ([`secrets`]). Two
-//! configurations can be compared ([`diff`]), one can be shown ([`redact`]), and a file can be watched ([`watch`]).
+//! configurations can be compared ([`diff`]), one can be shown ([`redact`]), and a file can be watched ([`watch`]), with those that
+//! it names ([`files`]).
 //!
 //! The format is YAML 1.2 with its core schema, without what makes YAML surprising: no anchors, aliases, merge keys, tags
 //! or second documents, no duplicate keys, and `on`, `no` and their like are texts. Environment variables are not
@@ -28,11 +29,14 @@ pub mod diagnostic;
 pub mod render;
 mod redact;
 mod diff;
+mod looked;
 pub mod watch;
+pub mod files;
 
 pub use diagnostic::Diagnostic;
 pub use diff::{Change, ChangeKind, diff};
 pub use document::{Document, Location};
+pub use files::{Files, WatchFiles};
 pub use load::{Accepted, Loaded, load};
 pub use redact::redact;
 pub use schema::schema;

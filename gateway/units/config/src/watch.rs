@@ -1,13 +1,10 @@
 //! Noticing that the configuration may have changed: the file has other content, or the process got SIGHUP.
 //!
-//! The file is looked at once a second rather than watched by the kernel's notification: that sees through symbolic links
-//! that are swapped (as Kubernetes does with config maps), network file systems and editors that replace files, and costs
-//! one system call. Only when the file's identity differs is its content read and compared, so that a touched file is no
-//! change. A change is reported once the file was left alone for one look, so that nobody reads half of a file.
+//! How it is told that somebody has written to the file, and is done with it, is `looked`'s concern. Files that the
+//! configuration names may be watched beside it ([`files`](crate::files)); all report to one place.
 
-use std::hash::{DefaultHasher, Hasher as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -17,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::looked::{Finding, Looked};
 use crate::source::LARGEST;
 
 /// Why the configuration should be read again.
@@ -24,6 +22,8 @@ use crate::source::LARGEST;
 pub enum Event {
     /// The file's content is another.
     Changed,
+    /// That of a file which the configuration names is another.
+    FilesChanged,
     /// Somebody asked for it by SIGHUP.
     Asked,
 }
@@ -37,24 +37,16 @@ pub struct Watch {
     events: mpsc::Sender<Event>,
     changes: Counter,
     vanished: Counter,
-    /// What was last reported, or found at the start.
-    reported: Seen,
+    looked: Arc<Mutex<Looked>>,
 }
 
-/// What a file looks like from outside; the same for as long as nobody wrote to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-}
-
-/// What a look found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
-    identity: Option<Identity>,
-    content: Option<u64>,
+impl Event {
+    pub(crate) fn report(self, events: &mpsc::Sender<Self>) {
+        // A full channel means that a reading is still to come, which will see this change too.
+        if let Err(mpsc::error::TrySendError::Closed(_)) = events.try_send(self) {
+            tracing::debug!("nobody listens for configuration changes any more");
+        }
+    }
 }
 
 impl Watch {
@@ -70,18 +62,14 @@ impl Watch {
         registry.register("file_vanished", "Times that the configuration file could not be read", vanished.clone());
         // One waiting event is enough: whoever takes it reads the file as it is then.
         let (events, receiver) = mpsc::channel(1);
-        let identity = std::fs::metadata(path).ok().map(|metadata| Identity::of(&metadata));
-        let content = std::fs::read(path).ok().map(|bytes| fingerprint(&bytes));
-        let watch = Self {
-            path: path.to_owned(),
-            every,
-            health: Health::new("config"),
-            events,
-            changes,
-            vanished,
-            reported: Seen { identity, content },
-        };
-        (watch, receiver)
+        let looked = Arc::new(Mutex::new(Looked::new(path, LARGEST)));
+        let health = Health::new("config");
+        (Self { path: path.to_owned(), every, health, events, changes, vanished, looked }, receiver)
+    }
+
+    /// Where others may report what asks for the configuration to be read as well.
+    pub fn events(&self) -> mpsc::Sender<Event> {
+        self.events.clone()
     }
 
     async fn watch(&mut self, mut stop: Stop) {
@@ -94,69 +82,39 @@ impl Watch {
         };
         let mut looks = interval(self.every);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // What the look before found, while it differs from what was reported.
-        let mut unsettled: Option<Option<Identity>> = None;
         self.health.set(State::Ready);
         loop {
             tokio::select! {
                 () = stop.stopped() => break,
                 () = heard(&mut hangup) => {
                     tracing::info!("reload asked for by SIGHUP");
-                    self.report(Event::Asked);
+                    Event::Asked.report(&self.events);
                 }
-                _ = looks.tick() => self.look(&mut unsettled).await,
+                _ = looks.tick() => self.look().await,
             }
         }
         self.health.set(State::Stopped);
     }
 
-    async fn look(&mut self, unsettled: &mut Option<Option<Identity>>) {
-        let metadata = tokio::fs::metadata(&self.path).await;
-        let identity = metadata.as_ref().ok().map(Identity::of);
-        if let Err(error) = &metadata {
+    async fn look(&self) {
+        let looked = Arc::clone(&self.looked);
+        // Nothing in it can be half done.
+        let look = move || looked.lock().unwrap_or_else(PoisonError::into_inner).look();
+        // It fails only where the process ends.
+        let Ok(look) = tokio::task::spawn_blocking(look).await else { return };
+        if let Some(why) = look.missing {
             if !matches!(self.health.get(), State::Degraded(_)) {
                 self.vanished.inc();
             }
             let path = self.path.display();
-            self.health.set(State::Degraded(format!(
-                "{path} cannot be read ({}); the old configuration runs on",
-                error.kind()
-            )));
+            self.health.set(State::Degraded(format!("{path} cannot be read ({why}); the old configuration runs on")));
         }
-        if identity == self.reported.identity {
-            *unsettled = None;
-        } else if *unsettled != Some(identity) {
-            *unsettled = Some(identity);
-        } else {
-            *unsettled = None;
-            self.settled(identity).await;
-        }
-        if metadata.is_ok() && matches!(self.health.get(), State::Degraded(_)) {
-            self.health.set(State::Ready);
-        }
-    }
-
-    /// The file differs from outside and was left alone since the look before.
-    async fn settled(&mut self, identity: Option<Identity>) {
-        self.reported.identity = identity;
-        let fits = identity.is_some_and(|identity| identity.length <= LARGEST);
-        if identity.is_none() {
-            // Kept to compare with: a file that comes back as it was is no change.
-            return;
-        }
-        // A file too large to be a configuration is reported without reading it; reading will say why it is refused.
-        let content = if fits { tokio::fs::read(&self.path).await.ok().map(|bytes| fingerprint(&bytes)) } else { None };
-        if content.is_none() || content != self.reported.content {
-            self.reported.content = content;
+        if look.finding == Finding::Changed {
             self.changes.inc();
-            self.report(Event::Changed);
+            Event::Changed.report(&self.events);
         }
-    }
-
-    fn report(&self, event: Event) {
-        // A full channel means that a reading is still to come, which will see this change too.
-        if let Err(mpsc::error::TrySendError::Closed(_)) = self.events.try_send(event) {
-            tracing::debug!("nobody listens for configuration changes any more");
+        if look.missing.is_none() && matches!(self.health.get(), State::Degraded(_)) {
+            self.health.set(State::Ready);
         }
     }
 }
@@ -169,24 +127,6 @@ impl Task for Watch {
     fn run(&mut self, stop: Stop) -> BoxFuture<'_, ()> {
         Box::pin(self.watch(stop))
     }
-}
-
-impl Identity {
-    fn of(metadata: &std::fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        }
-    }
-}
-
-/// Tells contents apart; not a defence against somebody who makes two contents alike, since they could write either.
-fn fingerprint(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
 }
 
 /// Returns at the next signal; never where signals cannot be heard.

@@ -12,7 +12,7 @@ use crate::phase::Phase;
 use crate::signature::NotSigned;
 
 /// The largest component that is loaded. The largest known guests, which carry a whole interpreter, are 18 MB.
-pub(crate) const LARGEST: u64 = 64 * 1024 * 1024;
+pub const LARGEST: u64 = 64 * 1024 * 1024;
 
 /// Why a component was refused. Each says what was found and what is expected.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use crate::fallback::Fallback;
 
 use crate::grants::Grants;
 use crate::reuse::Reuse;
-use crate::signature;
+use crate::signature::{self, signature_file};
 
 /// The most memory that one plugin may be given. The sandbox's slots are laid out for it.
 pub(crate) const MOST_MEMORY: ByteSize = ByteSize::mib(256);
@@ -166,6 +166,17 @@ impl PluginConfig {
 }
 
 impl PluginConfig {
+    /// The files that loading it reads: components, and where they must be signed their signatures and the keys. Relative
+    /// paths start at `base`.
+    pub fn files(&self, base: &std::path::Path) -> Vec<PathBuf> {
+        let fallback = self.fallback.as_ref().map(|fallback| &fallback.component);
+        let sources = [Some(&self.component), fallback].into_iter().flatten();
+        let components: Vec<PathBuf> = sources.filter_map(|source| Some(base.join(source.file()?))).collect();
+        let keys = self.signed_by.iter().flatten().map(|key| base.join(key));
+        let signatures = components.iter().filter(|_| self.signed_by.is_some()).map(|file| signature_file(file));
+        components.iter().cloned().chain(signatures).chain(keys).collect()
+    }
+
     /// Whoever keeps requests out and is skipped lets them in.
     fn validate_skipping(&self, at: &Path, faults: &mut Faults) {
         if self.on_failure != OnFailure::Skip {
@@ -235,6 +246,14 @@ impl Limits {
 }
 
 impl ComponentSource {
+    /// Its file, where it comes from one.
+    pub(crate) fn file(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Embedded(_) => None,
+        }
+    }
+
     /// A component that the program carries in itself.
     pub const fn embedded(bytes: &'static [u8]) -> Self {
         Self::Embedded(Cow::Borrowed(bytes))
@@ -430,6 +449,21 @@ mod tests {
         assert_eq!(serde_json::to_value(plugin).unwrap(), written);
         let least: PluginConfig = serde_json::from_value(serde_json::json!({ "component": "p.wasm" })).unwrap();
         assert_eq!(least, PluginConfig::new(ComponentSource::File("p.wasm".into())));
+    }
+
+    #[test]
+    fn the_files_that_loading_reads_are_told() {
+        let files = |plugin: serde_json::Value| {
+            let plugin: PluginConfig = serde_json::from_value(plugin).unwrap();
+            let files = plugin.files(std::path::Path::new("/etc"));
+            files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(files(serde_json::json!({ "component": "p.wasm" })), ["/etc/p.wasm"]);
+        let all = serde_json::json!({
+            "component": "p.wasm", "fallback": { "component": "/f.wasm" }, "signed_by": ["k.pub"]
+        });
+        assert_eq!(files(all), ["/etc/p.wasm", "/f.wasm", "/etc/p.wasm.sig", "/f.wasm.sig", "/etc/k.pub"]);
+        assert!(PluginConfig::new(ComponentSource::embedded(b"")).files(std::path::Path::new("/")).is_empty());
     }
 
     #[test]

@@ -85,6 +85,7 @@ mod unit;
 
 pub use cache::CacheBounds;
 pub use chain::{Chain, LONGEST_BODY};
+pub use component::LARGEST as LARGEST_COMPONENT;
 pub use config::{ComponentSource, Limits, OnFailure, PluginConfig, validate};
 pub use effects::Effects;
 pub use ends::Ends;

@@ -218,6 +218,8 @@ type Loaded = BTreeMap<PluginName, Arc<Plugin>>;
 #[derive(Debug)]
 pub struct Prepared {
     plugins: Loaded,
+    /// Those that were not taken over as they are.
+    anew: Vec<PluginName>,
 }
 
 impl Handle {
@@ -272,12 +274,16 @@ impl Handle {
         let mut seconds = components.split_off(plugins.len()).into_iter();
 
         let mut prepared = Loaded::new();
+        let mut anew = Vec::new();
         let mut faults = Vec::new();
         for ((name, config), first) in plugins.iter().zip(components) {
             let second = config.fallback.as_ref().and_then(|_| seconds.next());
             match pair(config, first, second) {
                 Ok(pair) => {
                     let unchanged = loaded.get(name).filter(|plugin| pair.is_of(plugin) && plugin.config == *config);
+                    if unchanged.is_none() {
+                        anew.push(name.clone());
+                    }
                     let plugin = unchanged.cloned().unwrap_or_else(|| Arc::new(self.plugin(name, config, pair)));
                     prepared.insert(name.clone(), plugin);
                 }
@@ -287,7 +293,7 @@ impl Handle {
             }
         }
         faults.extend(self.keep_stores(&prepared, at).await);
-        if faults.is_empty() { Ok(Prepared { plugins: prepared }) } else { Err(faults) }
+        if faults.is_empty() { Ok(Prepared { plugins: prepared, anew }) } else { Err(faults) }
     }
 
     /// Brings back what the plugins' stores held, of those that are kept on disk.
@@ -397,6 +403,11 @@ fn no_disk(why: &NoDisk, at: &Path) -> Fault {
 }
 
 impl Prepared {
+    /// The plugins that differ from those in force, by component or configuration, or that are new.
+    pub fn loaded_anew(&self) -> &[PluginName] {
+        &self.anew
+    }
+
     /// The chain of these plugins, in this order.
     ///
     /// # Errors

@@ -100,7 +100,8 @@ impl World {
 
         let loaded = load::read(&file).map_err(|faults| Failure::Run(faults.for_terminal()))?;
         let log = Log::install(&loaded.config.telemetry.logs).map_err(Failure::run)?;
-        let start = Start { config: loaded.config.clone(), folder: folder.path(), file: None, log };
+        let start =
+            Start { config: loaded.config.clone(), folder: folder.path(), file: None, watch_plugins: false, log };
         let gateway = Gateway::start(start).map_err(|error| match error {
             StartError::Config(faults) => Failure::Run(loaded.explain(&faults)),
             StartError::Machine(why) => Failure::Run(why),
