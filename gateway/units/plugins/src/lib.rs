@@ -39,6 +39,7 @@ mod call;
 mod counts;
 mod granted;
 mod host;
+mod outbound;
 mod store;
 
 mod answer;
@@ -46,6 +47,7 @@ mod failure;
 
 // The sandbox: what bounds an instance, the engine, its clock.
 mod limits;
+mod running;
 
 mod engine;
 mod ticker;
@@ -89,6 +91,7 @@ pub use ends::Ends;
 pub use fallback::{Compare, Fallback, QuarantineConfig};
 pub use grants::{Grants, KeyValueGrant};
 pub use message::{Answer, Ended, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
+pub use outbound::{HttpGrant, Origin, Resolver, SystemResolver};
 pub use passage::Passage;
 pub use signature::{BadSigningKey, SigningKey, signature_file};
 pub use survey::{Against, Found, NoSurvey, Refusal, Survey, survey};
