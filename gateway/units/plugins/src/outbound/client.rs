@@ -81,8 +81,11 @@ impl Client {
             outcome = self.inner.request(again).await;
         }
         let (head, body) = outcome.map_err(|error| NoAnswer::of(&error)).and_then(final_answer)?.into_parts();
-        if head.headers.len() > MOST_FIELDS {
-            return Err(NoAnswer::bad(format!("its header has more than {MOST_FIELDS} fields")));
+        // The library's own bounds are on what it buffers, and differ by version of HTTP.
+        let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if head.headers.len() > MOST_FIELDS || bytes > LONGEST_HEADER {
+            let why = format!("its header is larger than {MOST_FIELDS} fields or {LONGEST_HEADER} bytes");
+            return Err(NoAnswer::bad(why));
         }
         let body = whole(body).await?;
         Ok(OutboundResponse { status: head.status.as_u16(), headers: told(&head.headers), body: body.into() })
