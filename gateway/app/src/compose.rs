@@ -161,7 +161,12 @@ impl Gateway {
         };
         let (auth, auth_task) = sluice_auth::Unit::new(&config.auth, deps, metrics.unit("auth"));
         let tenancy = sluice_tenancy::Handle::new(&config.tenants, metrics.unit("tenancy"));
-        let deps = sluice_plugins::Deps { clock: Arc::clone(&clock), entropy: Arc::new(SystemEntropy) };
+        let deps = sluice_plugins::Deps {
+            clock: Arc::clone(&clock),
+            entropy: Arc::new(SystemEntropy),
+            background: background.handle().clone(),
+            resolver: Arc::new(sluice_plugins::SystemResolver),
+        };
         let (plugins, plugins_task) =
             sluice_plugins::Unit::new(deps, sluice_plugins::Options::default(), metrics.unit("plugin"))
                 .map_err(|e| StartError::Machine(e.to_string()))?;

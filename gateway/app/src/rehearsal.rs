@@ -52,7 +52,12 @@ pub(crate) fn rehearse(config: &Config, folder: &FilePath) -> Result<(), Vec<Fau
     faults.extend(upstream.prepare(&config.upstreams, folder).err().unwrap_or_default());
 
     if !config.plugins.is_empty() {
-        let deps = sluice_plugins::Deps { clock, entropy: Arc::new(SystemEntropy) };
+        let deps = sluice_plugins::Deps {
+            clock,
+            entropy: Arc::new(SystemEntropy),
+            background: runtime.handle().clone(),
+            resolver: Arc::new(sluice_plugins::SystemResolver),
+        };
         match sluice_plugins::Unit::new(deps, sluice_plugins::Options::default(), &mut nowhere) {
             Ok((plugins, _)) => {
                 let at = Path::root().key("plugins");

@@ -37,6 +37,10 @@ plugins:
     component: probe.wasm
     grants: { identity: true, connection: true, clock: true, random: true, metrics: true, tags: true, key_value: {}, upstreams: [origin] }
     config: { act: [count hits 1, level depth 1, tag plan gold] }
+  asker:
+    component: asking.wasm
+    limits: { host_calls: 2s }
+    grants: { http: { origins: ['http://127.0.0.1:1'], concurrency: 3, private: true } }
 telemetry: { access_log: { format: json, output: access.log, query: true, subject: true } }
 upstreams:
   origin: { endpoints: ['@origin@'], health: { path: /healthz } }
@@ -62,6 +66,7 @@ async fn world() -> World {
         .config(CONFIG)
         .file("region.wasm", include_bytes!("../../../plugins/prebuilt/add_region_rust.wasm"))
         .file("probe.wasm", include_bytes!("../../../plugins/prebuilt/probe.wasm"))
+        .file("asking.wasm", include_bytes!("../../../plugins/prebuilt/asking.wasm"))
         .file("edge.crt", leaf.chain_pem())
         .file("edge.key", leaf.key_pem())
         .file("secret", "s3cret")

@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use sluice_testkit::{
-    Gateway, GatewayBuilder, Metrics, Origin, client, eventually, gateway, issuer, origin, run_to_end,
+    Gateway, GatewayBuilder, Metrics, Origin, Reply, Seen, client, eventually, gateway, issuer, origin, run_to_end,
 };
 
 const RUST: &[u8] = include_bytes!("../../../plugins/prebuilt/add_region_rust.wasm");
 const ASSEMBLYSCRIPT: &[u8] = include_bytes!("../../../plugins/prebuilt/add_region_as.wasm");
 const PROBE: &[u8] = include_bytes!("../../../plugins/prebuilt/probe.wasm");
+const ASKING: &[u8] = include_bytes!("../../../plugins/prebuilt/asking.wasm");
 const HOSTILE: &[u8] = include_bytes!("../../../plugins/prebuilt/hostile.wasm");
 
 fn world(config: &str, origin: &Origin) -> GatewayBuilder {
@@ -406,5 +407,62 @@ routes: [ { name: all, match: { path: '/*' }, plugins: [p], upstream: origin } ]
     edge.reload(&config.replace("eu-1", "eu-2").replace("rust.wasm", "as.wasm"));
     edge.log_line("the reload", |line| line.message() == "configuration applied").await;
     assert_eq!(region(&edge).await.as_deref(), Some("eu-2"));
+    edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_plugin_asks_a_decision_service_who_may_pass_and_nobody_passes_without_an_answer() {
+    let origin = origin().run().await;
+    let decides = |seen: &Seen| match (seen.header("x-path"), seen.header("x-subject")) {
+        (Some("/orders/7"), Some("alice")) => Reply::status(204),
+        _ => Reply::status(403),
+    };
+    let service = sluice_testkit::origin().compute("/decide", decides).run().await;
+    let config = "
+plugins:
+  policy:
+    component: asking.wasm
+    decides: true
+    limits: { host_calls: 10s }
+    grants: { http: ['@service@'] }
+    config: { decide: '@service@/decide' }
+  inside:
+    component: asking.wasm
+    grants: { http: { origins: ['http://localhost:@port@'] } }
+    config: { ask: ['GET http://localhost:@port@/decide'] }
+upstreams: { origin: { endpoints: ['@origin@'] } }
+routes:
+  - { name: orders, match: { path: '/orders/*' }, plugins: [policy], upstream: origin }
+  - { name: inside, match: { path: '/inside' }, plugins: [inside], upstream: origin }
+";
+    let edge =
+        world(config, &origin).file("asking.wasm", ASKING).set("service", format!("http://{}", service.address()));
+    let edge = edge.set("port", service.address().port()).run().await;
+    for client in [client(), client().http2()] {
+        let ask =
+            async |path: &str, subject: &str| client.get(edge.url(path)).header("x-subject", subject).send().await;
+        assert_eq!(ask("/orders/7", "alice").await.status, 200);
+        for (path, subject) in [("/orders/7", "mallory"), ("/orders/8", "alice")] {
+            let refused = ask(path, subject).await;
+            assert_eq!(refused.status, 403);
+            assert_eq!(refused.json()["detail"], "the decision service said no");
+        }
+    }
+    assert_eq!((origin.count(), service.count()), (2, 6), "who was refused reached nobody");
+
+    // A name that leads to the gateway's own machine is not asked, whatever listens there.
+    assert_eq!(client().get(edge.url("/inside")).send().await.status, 200);
+    assert_eq!(origin.last().header("x-asked-0"), Some("private-address"));
+    assert_eq!(service.count(), 6);
+
+    service.stop().await;
+    let unheard = client().get(edge.url("/orders/7")).header("x-subject", "alice").send().await;
+    assert_eq!((unheard.status.as_u16(), origin.count()), (500, 3));
+    let metrics = edge.metrics().await;
+    let result = |plugin, result| {
+        metrics.value("sluice_plugin_outbound_requests_total", &[("plugin", plugin), ("result", result)])
+    };
+    assert_eq!((result("policy", "2xx"), result("policy", "4xx"), result("policy", "unreachable")), (2.0, 4.0, 1.0));
+    assert_eq!(result("inside", "private_address"), 1.0);
     edge.stop().await;
 }

@@ -32,12 +32,13 @@ impl RustGuest {
     }
 }
 
-const RUST_GUESTS: [RustGuest; 5] = [
+const RUST_GUESTS: [RustGuest; 6] = [
     RustGuest::new("add-region-rust", "plugins/examples/add-region-rust"),
     RustGuest::new("hostile", "plugins/hostile"),
     RustGuest::new("bodies", "plugins/bodies"),
     RustGuest { shares: Some("plugins/bodies/src/act.rs"), ..RustGuest::new("chunks", "plugins/chunks") },
     RustGuest::new("probe", "plugins/probe"),
+    RustGuest::new("asking", "plugins/asking"),
 ];
 
 /// What every guest in Rust is built of, beside its own folder.

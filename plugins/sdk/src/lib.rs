@@ -29,7 +29,7 @@
 //!
 //! In reading order: what a phase decides ([`Action`]), what it sees and changes ([`Request`], [`SentRequest`],
 //! [`Response`], [`Body`], [`Trailers`], [`Exchange`]), its configuration ([`config`]), the log ([`log`]), the phases and [`export!`]; then what an operator may
-//! grant: [`identity`], [`connection`], [`clock`], [`random`], [`metrics`], [`tags`], [`routing`], [`key_value`]. A plugin that uses
+//! grant: [`identity`], [`connection`], [`clock`], [`random`], [`metrics`], [`tags`], [`routing`], [`key_value`], [`outbound`]. A plugin that uses
 //! one of these and was not granted it is refused when it is loaded. Memory is served by a small allocator of this crate's own; the feature `allocator`, on by default, turns it off.
 
 mod action;
@@ -45,6 +45,7 @@ pub mod key_value;
 pub mod log;
 mod message;
 pub mod metrics;
+pub mod outbound;
 mod phase;
 pub mod random;
 pub mod routing;

@@ -12,7 +12,9 @@ use crate::failure::Misuse;
 use crate::limits::Bounds;
 use crate::message::{ResponseHead, Who};
 use crate::metrics::PluginMetrics;
+use crate::outbound::Outbound;
 use crate::plugin::Plugin;
+use crate::running::Running;
 use crate::store::Store;
 use crate::subject::Subject;
 
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     /// The upstreams that it may choose.
     pub(crate) upstreams: Vec<UpstreamName>,
+    /// The other services that it may ask.
+    pub(crate) outbound: Option<Arc<Outbound>>,
 }
 
 /// One call. It owns the message meanwhile; whoever made the call takes it back afterwards.
@@ -45,8 +49,10 @@ pub(crate) struct Call {
     pub(crate) shared: Arc<Shared>,
     pub(crate) who: Who,
     pub(crate) bounds: Bounds,
-    /// Ticks of the engine that may still pass while the guest runs.
-    pub(crate) ticks_left: u64,
+    /// How long the guest may still run.
+    pub(crate) running: Running,
+    /// How long the phase may still wait for other services.
+    pub(crate) may_wait: Duration,
     /// Where nobody can wait: what the thread had run, all in all, when the first tick came.
     pub(crate) ran_at_first_tick: Option<Duration>,
     pub(crate) lines_logged: u32,
@@ -61,7 +67,8 @@ impl Call {
             shared: Arc::clone(&plugin.shared),
             who,
             bounds: plugin.bounds(),
-            ticks_left: plugin.ticks,
+            running: Running::new(plugin.ticks),
+            may_wait: plugin.config.limits.host_calls.get(),
             ran_at_first_tick: None,
             lines_logged: 0,
             lines_said_before: 0,
@@ -69,18 +76,19 @@ impl Call {
     }
 
     /// The next phase of the same request.
-    pub(crate) fn next_phase(&mut self, subject: Subject, ticks: u64) {
+    pub(crate) fn next_phase(&mut self, subject: Subject, plugin: &Plugin) {
         self.subject = subject;
-        self.ticks_left = ticks;
+        self.running = Running::new(plugin.ticks);
+        self.may_wait = plugin.config.limits.host_calls.get();
         self.lines_logged = 0;
         self.lines_said_before = 0;
     }
 
     /// The first phase of another request, in the same instance.
-    pub(crate) fn next_request(&mut self, subject: Subject, who: Who, ticks: u64) {
+    pub(crate) fn next_request(&mut self, subject: Subject, who: Who, plugin: &Plugin) {
         self.who = who;
         self.bounds.begin_anew();
-        self.next_phase(subject, ticks);
+        self.next_phase(subject, plugin);
     }
 
     /// Its request is over: nothing of it is held on to.

@@ -25,6 +25,9 @@ const LEAST_MEMORY: ByteSize = ByteSize::kib(64);
 const LONGEST_DEADLINE: Span = Span::secs(1);
 /// The shortest: the sandbox's clock ticks once in a millisecond.
 const SHORTEST_DEADLINE: Span = Span::millis(1);
+/// The longest that all host calls of one phase may wait, and the shortest.
+const LONGEST_HOST_CALLS: Span = Span::secs(30);
+const SHORTEST_HOST_CALLS: Span = Span::millis(1);
 /// The most configuration that a plugin may be given, as JSON.
 pub(crate) const MOST_CONFIG_BYTES: usize = 64 * 1024;
 
@@ -89,11 +92,23 @@ pub struct Limits {
     /// Running time of one phase, 1ms to 1s in whole milliseconds. Only the plugin's own running counts, not its waiting.
     /// Default 5ms: a thousand times what a native plugin takes, and still less than a client notices.
     pub deadline: Span,
+    /// How long one phase may wait for other services, over all that it asks, 1ms to 30s. Default 1s: a client waits as
+    /// long, and holds an instance meanwhile.
+    #[serde(skip_serializing_if = "is_default_host_calls")]
+    pub host_calls: Span,
+}
+
+/// By default.
+const HOST_CALLS: Span = Span::secs(1);
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default_host_calls(host_calls: &Span) -> bool {
+    *host_calls == HOST_CALLS
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: ByteSize::mib(16), deadline: Span::millis(5) }
+        Self { memory: ByteSize::mib(16), deadline: Span::millis(5), host_calls: HOST_CALLS }
     }
 }
 
@@ -234,7 +249,7 @@ pub(crate) fn validate_deadline(deadline: Span, at: &Path, faults: &mut Faults) 
 
 impl Limits {
     fn validate(&self, at: &Path, faults: &mut Faults) {
-        let Self { memory, deadline } = *self;
+        let Self { memory, deadline, host_calls } = *self;
         if memory < LEAST_MEMORY || memory > MOST_MEMORY {
             faults.error(
                 &at.key("memory"),
@@ -242,6 +257,12 @@ impl Limits {
             );
         }
         validate_deadline(deadline, &at.key("deadline"), faults);
+        if host_calls < SHORTEST_HOST_CALLS || host_calls > LONGEST_HOST_CALLS {
+            faults.error(
+                &at.key("host_calls"),
+                format!("{host_calls} is out of range: expected {SHORTEST_HOST_CALLS} to {LONGEST_HOST_CALLS}"),
+            );
+        }
     }
 }
 
@@ -380,7 +401,7 @@ mod tests {
     #[test]
     fn every_fault_is_reported_at_once_with_value_and_bound() {
         let faults = faults_of(serde_json::json!({
-            "component": "p.wasm", "sha256": "12zz", "limits": { "memory": "1GiB", "deadline": "2s" }
+            "component": "p.wasm", "sha256": "12zz", "limits": { "memory": "1GiB", "deadline": "2s", "host_calls": "1m" }
         }));
         assert_eq!(
             faults,
@@ -388,6 +409,7 @@ mod tests {
                 "plugins.p.sha256: \"12zz\" is not a SHA-256: expected 64 hexadecimal digits",
                 "plugins.p.limits.memory: 1GiB is out of range: expected 64KiB to 256MiB",
                 "plugins.p.limits.deadline: 2s is out of range: expected 1ms to 1s",
+                "plugins.p.limits.host_calls: 1m is out of range: expected 1ms to 30s",
             ]
         );
     }
@@ -427,7 +449,7 @@ mod tests {
                     "config",
                 ][..],
             ),
-            (&limits["properties"], &["memory", "deadline"]),
+            (&limits["properties"], &["memory", "deadline", "host_calls"]),
         ] {
             let keys = keys.as_object().unwrap();
             assert_eq!(keys.keys().collect::<Vec<_>>(), expected);

@@ -5,12 +5,15 @@
 wasmtime::component::bindgen!({
     path: "../../../wit",
     world: "everything",
-    imports: { default: trappable },
+    imports: {
+        "sluice:plugin/outbound-http.send": async | trappable,
+        default: trappable,
+    },
 });
 
 pub(crate) use sluice::plugin::{
-    actions, body, clock, configuration, connection, exchange, fields, identity, key_value, log, metrics, random,
-    request, response, routing, streams, tags, trailers,
+    actions, body, clock, configuration, connection, exchange, fields, identity, key_value, log, metrics,
+    outbound_http, random, request, response, routing, streams, tags, trailers,
 };
 
 /// Every interface that a plugin may import without a grant.

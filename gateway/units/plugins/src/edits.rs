@@ -178,7 +178,7 @@ pub(crate) fn field_value(value: String) -> Result<HeaderValue, HeaderFault> {
 
 /// Fields about the connection, the framing and the routing of a message (RFC 9110 7.6.1, RFC 9112 6, RFC 9113 8.2.2).
 /// A plugin that could change them could make two readers see two different messages.
-fn belongs_to_the_connection(name: &HeaderName) -> bool {
+pub(crate) fn belongs_to_the_connection(name: &HeaderName) -> bool {
     const NAMES: [HeaderName; 7] = [
         header::CONNECTION,
         header::CONTENT_LENGTH,

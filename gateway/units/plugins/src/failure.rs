@@ -7,6 +7,7 @@ use wasmtime::Trap;
 
 use crate::bodies::LONGEST_REPLACEMENT;
 use crate::edits::TooMuch;
+use crate::phase::Phase;
 
 /// Why a phase failed, or could not be tried.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +163,8 @@ pub(crate) enum Misuse {
     TooMuchRandom(usize),
     #[error("the machine has no random bytes to give")]
     NoEntropy,
+    #[error("another service was asked in {0}, where nothing can wait")]
+    CannotWait(Phase),
     #[error("the connection is not known")]
     NoConnection,
     #[error(transparent)]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sluice_vocabulary::measure::ByteSize;
 use sluice_vocabulary::{Faults, Path, UpstreamName};
 
+use crate::outbound::HttpGrant;
 use crate::store::Room;
 
 /// Upstreams that one plugin may choose among.
@@ -41,6 +42,9 @@ pub struct Grants {
     /// Upstreams that the plugin may send a request to in place of the route's own. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<UpstreamName>,
+    /// Other services that the plugin may ask over HTTP, and wait for. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpGrant>,
 }
 
 /// How much a tenant's space in a plugin's store may hold. What has no room is refused; nothing is evicted.
@@ -95,10 +99,11 @@ pub(crate) enum Capability {
     Tags,
     Routing,
     KeyValue,
+    OutboundHttp,
 }
 
 impl Capability {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Identity,
         Self::Connection,
         Self::Clock,
@@ -107,6 +112,7 @@ impl Capability {
         Self::Tags,
         Self::Routing,
         Self::KeyValue,
+        Self::OutboundHttp,
     ];
 
     /// The interface's name in the contract.
@@ -120,6 +126,7 @@ impl Capability {
             Self::Tags => "tags",
             Self::Routing => "routing",
             Self::KeyValue => "key-value",
+            Self::OutboundHttp => "outbound-http",
         }
     }
 
@@ -134,6 +141,7 @@ impl Capability {
             Self::Tags => "tags: true",
             Self::Routing => "upstreams: [NAME, …]",
             Self::KeyValue => "key_value: {}",
+            Self::OutboundHttp => "http: [ORIGIN, …]",
         }
     }
 
@@ -173,13 +181,14 @@ impl Grants {
             Capability::Tags => self.tags,
             Capability::Routing => !self.upstreams.is_empty(),
             Capability::KeyValue => self.key_value.is_some(),
+            Capability::OutboundHttp => self.http.is_some(),
         };
         Capability::ALL.into_iter().filter(is_granted).fold(Granted::default(), Granted::with)
     }
 
     /// Whether it may do what cannot be taken back, so that no phase of it may be begun anew.
     pub(crate) const fn has_lasting_effects(&self) -> bool {
-        self.metrics || self.key_value.is_some()
+        self.metrics || self.key_value.is_some() || self.http.is_some()
     }
 
     /// Whether its store outlives the process.
@@ -195,6 +204,9 @@ impl Grants {
     pub(crate) fn validate(&self, at: &Path, faults: &mut Faults) {
         if let Some(key_value) = self.key_value {
             key_value.validate(&at.key("key_value"), faults);
+        }
+        if let Some(http) = &self.http {
+            http.validate(&at.key("http"), faults);
         }
         let at = at.key("upstreams");
         if self.upstreams.len() > MOST_UPSTREAMS {

@@ -40,6 +40,7 @@ mod counts;
 mod disk;
 mod granted;
 mod host;
+mod outbound;
 mod store;
 
 mod answer;
@@ -47,6 +48,7 @@ mod failure;
 
 // The sandbox: what bounds an instance, the engine, its clock.
 mod limits;
+mod running;
 
 mod engine;
 mod ticker;
@@ -92,6 +94,7 @@ pub use ends::Ends;
 pub use fallback::{Compare, Fallback, QuarantineConfig};
 pub use grants::{Grants, KeyValueGrant};
 pub use message::{Answer, Ended, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
+pub use outbound::{HttpGrant, Origin, Resolver, SystemResolver};
 pub use passage::Passage;
 pub use reuse::Reuse;
 pub use signature::{BadSigningKey, SigningKey, signature_file};

@@ -5,8 +5,8 @@ use wasmtime::component::{HasSelf, Linker};
 
 use crate::call::Call;
 use crate::contract::{
-    actions, body, clock, configuration, connection, exchange, fields, identity, key_value, log, metrics, random,
-    request, response, routing, streams, tags, trailers,
+    actions, body, clock, configuration, connection, exchange, fields, identity, key_value, log, metrics,
+    outbound_http, random, request, response, routing, streams, tags, trailers,
 };
 use crate::grants::{Capability, Granted};
 
@@ -27,6 +27,7 @@ pub(crate) fn linker(engine: &Engine, granted: Granted) -> wasmtime::Result<Link
             Capability::Tags => link!(tags),
             Capability::Routing => link!(routing),
             Capability::KeyValue => link!(key_value),
+            Capability::OutboundHttp => link!(outbound_http),
         }
     }
     Ok(linker)

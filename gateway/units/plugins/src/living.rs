@@ -1,7 +1,9 @@
 //! An instance and all that it holds: its place among the instances there may be, its store, the call it is about.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant as Moment};
 
 use sluice_vocabulary::share::{Patience, Seat};
@@ -12,10 +14,11 @@ use crate::call::{Call, Shared};
 use crate::contract::actions::{self, Action};
 use crate::contract::streams::StreamAction;
 use crate::engine::{MOST_BYTES_PER_CALL, Sandbox};
-use crate::failure::Failure;
+use crate::failure::{Failure, Misuse};
 use crate::message::Who;
 use crate::phase::{Phase, Returns};
 use crate::plugin::Plugin;
+use crate::running::Tick;
 use crate::subject::Subject;
 
 /// What a phase that cannot give its thread back may run after the first tick that it meets. A little less than lies between
@@ -176,7 +179,7 @@ impl Living {
             return Err((subject, failure));
         }
         plugin.shared.metrics.reused.inc();
-        store.data_mut().next_request(subject, who.clone(), plugin.ticks);
+        store.data_mut().next_request(subject, who.clone(), plugin);
         let place = Place { plugin: Arc::clone(plugin), _seat: seat, slot };
         Ok(Self { kept: None, store, instance: Some(instance), served, place })
     }
@@ -238,7 +241,7 @@ impl Living {
 
     /// What the next phase is about.
     pub(crate) fn next_phase(&mut self, subject: Subject) {
-        self.store.data_mut().next_phase(subject, self.place.plugin.ticks);
+        self.store.data_mut().next_phase(subject, &self.place.plugin);
     }
 
     /// The message, with the changes asked for.
@@ -273,7 +276,15 @@ impl Living {
         self.store.data_mut().ran_at_first_tick = None;
         self.store.epoch_deadline_callback(end_of_the_only_slice);
         self.store.set_epoch_deadline(1);
-        self.run(phase)
+        if self.place.plugin.shared.outbound.is_none() {
+            return self.run(phase);
+        }
+        // What could wait elsewhere is called as if it could here: the engine takes it no other way. It is asked once, since
+        // the host function that would wait refuses to in this phase.
+        match pin!(self.run_on_a_stack(phase)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(Misuse::CannotWait(phase).into()),
+        }
     }
 
     fn run(&mut self, phase: Phase) -> wasmtime::Result<Word> {
@@ -313,6 +324,10 @@ impl Living {
     pub(crate) async fn in_slices(&mut self, phase: Phase) -> wasmtime::Result<Word> {
         self.store.epoch_deadline_callback(end_of_slice);
         self.store.set_epoch_deadline(1);
+        self.run_on_a_stack(phase).await
+    }
+
+    async fn run_on_a_stack(&mut self, phase: Phase) -> wasmtime::Result<Word> {
         let component = &self.place.plugin.component;
         let Some(function) = component.function(phase) else { return Ok(Word::Continue) };
         let instance = match self.instance {
@@ -348,12 +363,12 @@ impl fmt::Debug for Living {
 /// The first slice ends with the tick that is under way, so a guest gets between its deadline and one tick more. Only
 /// ticks in which it ran are counted: while it waits for its thread none is.
 fn end_of_slice(mut store: StoreContextMut<'_, Call>) -> wasmtime::Result<UpdateDeadline> {
-    let call = store.data_mut();
-    if call.ticks_left == 0 {
-        return Ok(UpdateDeadline::Interrupt);
-    }
-    call.ticks_left -= 1;
-    Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+    let Call { running, shared, .. } = store.data_mut();
+    Ok(match running.tick(|| shared.host.clock.now()) {
+        Tick::Over => UpdateDeadline::Interrupt,
+        Tick::Counted => UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())),
+        Tick::Forgiven => UpdateDeadline::Continue(1),
+    })
 }
 
 /// A tick came while a guest ran that cannot give its thread back: it goes on until its thread has run for long enough.

@@ -15,6 +15,7 @@ use crate::cache::Discarded;
 use crate::counts::{Counts, Families};
 use crate::failover::Comparison;
 use crate::failure::Kind;
+use crate::outbound::{OutboundMetrics, Outcome};
 use crate::phase::Phase;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -41,6 +42,12 @@ struct OfOutcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfResult {
+    plugin: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfDiscarded {
     reason: &'static str,
 }
@@ -61,6 +68,8 @@ pub(crate) struct Metrics {
     slow_stage: Family<OfPlugin, Gauge>,
     series_dropped: Family<OfPlugin, Counter>,
     ends_dropped: Family<OfPlugin, Counter>,
+    outbound_requests: Family<OfResult, Counter>,
+    outbound_duration: Family<OfPlugin, DurationHistogram, fn() -> DurationHistogram>,
     own: Families,
     pub(crate) loaded: Gauge,
     pub(crate) compile_time: DurationHistogram,
@@ -115,6 +124,8 @@ impl Metrics {
             slow_stage: Family::default(),
             series_dropped: Family::default(),
             ends_dropped: Family::default(),
+            outbound_requests: Family::default(),
+            outbound_duration: Family::new_with_constructor(|| DurationHistogram::new(OUTBOUND_BOUNDS)),
             own: Families::register(registry),
             loaded: Gauge::default(),
             compile_time: DurationHistogram::new(BOUNDS),
@@ -181,6 +192,17 @@ impl Metrics {
             "Ends of exchanges that plugins were not told of, since too many waited or the gateway stopped",
             metrics.ends_dropped.clone(),
         );
+        registry.register(
+            "outbound_requests",
+            "Requests that plugins made to other services, by result",
+            metrics.outbound_requests.clone(),
+        );
+        registry.register_with_unit(
+            "outbound_duration",
+            "Time from a plugin's request to another service, once it was found good, to its answer or fault",
+            Unit::Seconds,
+            metrics.outbound_duration.clone(),
+        );
         registry.register("loaded", "Plugins loaded now", metrics.loaded.clone());
         registry.register_with_unit(
             "compile_duration",
@@ -241,6 +263,27 @@ impl Metrics {
         }
     }
 
+    /// Handles for a plugin that may ask other services.
+    pub(crate) fn outbound(&self, name: &PluginName) -> OutboundMetrics {
+        let plugin = || name.as_str().to_owned();
+        OutboundMetrics {
+            results: Outcome::ALL.map(|result| {
+                let labels = OfResult { plugin: plugin(), result: result.as_str() };
+                self.outbound_requests.get_or_create(&labels).clone()
+            }),
+            duration: self.outbound_duration.get_or_create(&OfPlugin { plugin: plugin() }).clone(),
+        }
+    }
+
+    /// Forgets that a plugin might ask other services.
+    pub(crate) fn forget_outbound(&self, name: &PluginName) {
+        let plugin = || name.as_str().to_owned();
+        self.outbound_duration.remove(&OfPlugin { plugin: plugin() });
+        for result in Outcome::ALL {
+            self.outbound_requests.remove(&OfResult { plugin: plugin(), result: result.as_str() });
+        }
+    }
+
     /// What a plugin counts itself.
     pub(crate) fn counts(&self, name: &PluginName) -> Counts {
         let dropped = self.series_dropped.get_or_create(&OfPlugin { plugin: name.as_str().to_owned() }).clone();
@@ -267,6 +310,7 @@ impl Metrics {
         self.ends_dropped.remove(&labels);
         self.slow_stage.remove(&labels);
         self.forget_standby(name);
+        self.forget_outbound(name);
     }
 }
 
@@ -335,6 +379,23 @@ const BOUNDS: &[Duration] = &[
     Duration::from_millis(5),
     Duration::from_millis(20),
     Duration::from_millis(100),
+];
+
+/// A service in the same house takes a millisecond, one far away a few hundred; the longest wait that may be configured is 30 s.
+const OUTBOUND_BOUNDS: &[Duration] = &[
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
 ];
 
 #[cfg(test)]

@@ -77,6 +77,11 @@ impl Phase {
         matches!(self, Self::RequestHeaders | Self::RequestBody)
     }
 
+    /// Whether a call of it may wait: not where it has one slice of its thread, and not where others queue behind it.
+    pub(crate) const fn may_wait(self) -> bool {
+        !matches!(self, Self::ResponseBody | Self::ResponseChunk | Self::ResponseTrailers | Self::ExchangeEnd)
+    }
+
     /// Whether it may find the instance that an earlier phase of the same request left.
     pub(crate) const fn is_followed_by(self, later: Self) -> bool {
         (self as usize) < (later as usize) && !matches!(later, Self::ExchangeEnd)

@@ -30,6 +30,7 @@ use crate::failure::Kind;
 use crate::load::{Known, Loader, Pair, pair};
 use crate::message::{Ended, RequestHead, Who};
 use crate::metrics::Metrics;
+use crate::outbound::{Clients, NoClient, Outbound, Resolver};
 use crate::plugin::Plugin;
 use crate::stages::{Part, Stages};
 use crate::store::{Store, Whole};
@@ -41,6 +42,10 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// Random bytes, for plugins that are granted them.
     pub entropy: Arc<dyn Entropy>,
+    /// Where plugins' requests to other services are made.
+    pub background: tokio::runtime::Handle,
+    /// Where the names of other services lead.
+    pub resolver: Arc<dyn Resolver>,
 }
 
 /// How large the sandbox is: fixed while the process lives.
@@ -73,7 +78,7 @@ impl Unit {
     ///
     /// Registers, without a prefix: `invocations`, `failures`, `duration_seconds`, `cpu_seconds`, `instances`,
     /// `instances_reused`, `log_lines_dropped`, `failovers`, `quarantined`, `comparisons`, `loaded`, `compile_duration_seconds`, `count`, `gauge`,
-    /// `series_dropped`, `ends_dropped`, `cache_hits`, `cache_misses`, `cache_discarded`, `cache_write_failures`,
+    /// `series_dropped`, `ends_dropped`, `outbound_requests`, `outbound_duration_seconds`, `cache_hits`, `cache_misses`, `cache_discarded`, `cache_write_failures`,
     /// `store_write_failures`.
     ///
     /// # Errors
@@ -98,6 +103,7 @@ impl Unit {
             sandbox: Arc::clone(&sandbox),
             loader,
             metrics,
+            clients: Clients::new(deps.background, deps.resolver),
             ports: Arc::new(Ports { began, clock: deps.clock, entropy: deps.entropy }),
             loaded: ArcSwap::default(),
             named: Arc::default(),
@@ -127,6 +133,7 @@ struct Inner {
     loader: Arc<Loader>,
     metrics: Metrics,
     ports: Arc<Ports>,
+    clients: Clients,
     /// What was committed last. Chains hold their plugins themselves; this is for reuse and for those who look.
     loaded: ArcSwap<Loaded>,
     named: Arc<Mutex<HashMap<PluginName, Named>>>,
@@ -273,22 +280,32 @@ impl Handle {
         let mut components = self.inner.loader.load(wanted, base, known).await;
         let mut seconds = components.split_off(plugins.len()).into_iter();
 
+        let mut outbounds = self.outbounds(plugins, &loaded, base).await;
+
         let mut prepared = Loaded::new();
         let mut anew = Vec::new();
         let mut faults = Vec::new();
         for ((name, config), first) in plugins.iter().zip(components) {
             let second = config.fallback.as_ref().and_then(|_| seconds.next());
-            match pair(config, first, second) {
-                Ok(pair) => {
-                    let unchanged = loaded.get(name).filter(|plugin| pair.is_of(plugin) && plugin.config == *config);
+            let at = at.key(name.as_str());
+            let outbound = outbounds.remove(name).transpose();
+            match (pair(config, first, second), outbound) {
+                (Ok(pair), Ok(outbound)) => {
+                    let is_same = |plugin: &&Arc<Plugin>| {
+                        let clients = (plugin.shared.outbound.as_ref(), outbound.as_ref());
+                        pair.is_of(plugin) && plugin.config == *config && same(clients)
+                    };
+                    let unchanged = loaded.get(name).filter(is_same);
                     if unchanged.is_none() {
                         anew.push(name.clone());
                     }
-                    let plugin = unchanged.cloned().unwrap_or_else(|| Arc::new(self.plugin(name, config, pair)));
+                    let plugin =
+                        unchanged.cloned().unwrap_or_else(|| Arc::new(self.plugin(name, config, pair, outbound)));
                     prepared.insert(name.clone(), plugin);
                 }
-                Err(refused) => {
-                    faults.extend(refused.into_iter().map(|refused| refused.fault(&at.key(name.as_str()))));
+                (pair, outbound) => {
+                    faults.extend(pair.err().into_iter().flatten().map(|refused| refused.fault(&at)));
+                    faults.extend(outbound.err().map(|no_client| no_client.fault(&at.key("grants").key("http"))));
                 }
             }
         }
@@ -332,6 +349,9 @@ impl Handle {
                 Some(standby) => drop(standby.metrics.quarantined.set(i64::from(standby.quarantine.is_out()))),
                 None => self.inner.metrics.forget_standby(name),
             }
+            if plugin.shared.outbound.is_none() {
+                self.inner.metrics.forget_outbound(name);
+            }
             let store = &plugin.shared.store;
             store.resize(plugin.config.grants.key_value.unwrap_or_default().room());
             if store.is_kept() && !plugin.config.grants.persists() {
@@ -354,7 +374,24 @@ impl Handle {
         &self.health
     }
 
-    fn plugin(&self, name: &PluginName, config: &PluginConfig, pair: Pair) -> Plugin {
+    /// The clients of the plugins that may ask other services; those of before where nothing about them changed.
+    async fn outbounds(
+        &self,
+        plugins: &BTreeMap<PluginName, PluginConfig>,
+        loaded: &Loaded,
+        base: &FilePath,
+    ) -> BTreeMap<PluginName, Result<Arc<Outbound>, NoClient>> {
+        let wanted: Vec<_> = plugins
+            .iter()
+            .filter_map(|(name, config)| {
+                let before = loaded.get(name).and_then(|plugin| plugin.shared.outbound.clone());
+                Some((name.clone(), config.grants.http.clone()?, before, self.inner.metrics.outbound(name)))
+            })
+            .collect();
+        if wanted.is_empty() { BTreeMap::new() } else { self.inner.clients.of(wanted, base.to_owned()).await }
+    }
+
+    fn plugin(&self, name: &PluginName, config: &PluginConfig, pair: Pair, outbound: Option<Arc<Outbound>>) -> Plugin {
         let inner = &self.inner;
         tracing::info!(
             plugin = %name,
@@ -383,6 +420,7 @@ impl Handle {
             counts,
             store,
             upstreams: config.grants.upstreams.clone(),
+            outbound,
         });
         let clock = &inner.ports.clock;
         let plugin = |component, config| {
@@ -400,6 +438,15 @@ impl Handle {
 /// Why a plugin's store cannot be kept, as a fault of its configuration.
 fn no_disk(why: &NoDisk, at: &Path) -> Fault {
     Fault::error(&at.key("grants").key("key_value").key("persist"), format!("its store cannot be kept: {why}"))
+}
+
+/// Whether two plugins ask through one client, or ask nobody.
+fn same(clients: (Option<&Arc<Outbound>>, Option<&Arc<Outbound>>)) -> bool {
+    match clients {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
+    }
 }
 
 impl Prepared {
@@ -497,6 +544,7 @@ fn inspect_plugin(plugin: &Plugin, part: Part) -> Value {
         "failures": failures,
         "instances": metrics.instances.get(),
         "resting": plugin.shelf.len(),
+        "outbound": plugin.shared.outbound.as_ref().map(|outbound| outbound.inspect()),
         "store": { "entries": entries, "bytes": bytes, "persisted": plugin.shared.store.is_kept() },
         "cpu_seconds": metrics.guest_time.get(),
         "stage": { "share": part.share, "slow": part.is_slow },

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_plugins::{
-    Chain, ComponentSource, Deps, Handle, Options, Outcome, PluginConfig, RequestHead, ResponseHead, Unit, Visit, Who,
+    Chain, ComponentSource, Deps, Handle, Options, Outcome, PluginConfig, RequestHead, ResponseHead, SystemResolver,
+    Unit, Visit, Who,
 };
 use sluice_vocabulary::clock::{SystemClock, SystemEntropy};
 use sluice_vocabulary::unit::{State, Stop, Task as _};
@@ -84,7 +85,12 @@ fn arguments() -> Arguments {
 
 async fn measure(arguments: Arguments) {
     let mut registry = prometheus_client::registry::Registry::default();
-    let deps = Deps { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
+    let deps = Deps {
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+        background: tokio::runtime::Handle::current(),
+        resolver: Arc::new(SystemResolver),
+    };
     let options = Options { instances: arguments.instances, ..Options::default() };
     let (handle, mut task) = Unit::new(deps, options, &mut registry).expect("an engine");
     let (stopper, stop) = Stop::new();

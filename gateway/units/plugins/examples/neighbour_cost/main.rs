@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
-use sluice_plugins::{Chain, ComponentSource, Deps, Options, Outcome, PluginConfig, RequestHead, Unit, Visit, Who};
+use sluice_plugins::{
+    Chain, ComponentSource, Deps, Options, Outcome, PluginConfig, RequestHead, SystemResolver, Unit, Visit, Who,
+};
 use sluice_vocabulary::clock::{SystemClock, SystemEntropy};
 use sluice_vocabulary::request::Scheme;
 use sluice_vocabulary::share::{Claim, Share};
@@ -48,7 +50,12 @@ fn main() {
 
 async fn measure(folder: PathBuf, calls: usize) {
     let mut registry = prometheus_client::registry::Registry::default();
-    let deps = Deps { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
+    let deps = Deps {
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+        background: tokio::runtime::Handle::current(),
+        resolver: Arc::new(SystemResolver),
+    };
     let (handle, mut task) = Unit::new(deps, Options::default(), &mut registry).expect("an engine");
     let (stopper, stop) = Stop::new();
     let task = tokio::spawn(async move { task.run(stop).await });

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sluice_plugins::{CacheBounds, ComponentSource, Deps, Options, PluginConfig, Unit};
+use sluice_plugins::{CacheBounds, ComponentSource, Deps, Options, PluginConfig, SystemResolver, Unit};
 use sluice_vocabulary::clock::{SystemClock, SystemEntropy};
 use sluice_vocabulary::{Path, PluginName};
 
@@ -59,7 +59,12 @@ fn load(folder: &FilePath, state_dir: Option<&FilePath>) {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let begun = Instant::now();
     let mut registry = prometheus_client::registry::Registry::default();
-    let deps = Deps { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
+    let deps = Deps {
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+        background: runtime.handle().clone(),
+        resolver: Arc::new(SystemResolver),
+    };
     let (handle, _task) = Unit::new(deps, Options::default(), &mut registry).expect("an engine");
     let alone = resident();
     let engine = begun.elapsed();

@@ -12,6 +12,7 @@ mod granted;
 mod hostile;
 mod loading;
 mod reuse;
+mod outbound;
 mod serving;
 mod shares;
 mod sharing;

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 use sluice_plugins::{
-    Chain, ComponentSource, Deps, Handle, Operations, Options, Outcome, PluginConfig, RequestHead, ResponseHead, Unit,
-    Visit, Who,
+    Chain, ComponentSource, Deps, Handle, Operations, Options, Outcome, PluginConfig, RequestHead, Resolver,
+    ResponseHead, SystemResolver, Unit, Visit, Who,
 };
 use sluice_vocabulary::clock::{Clock, ManualClock, SystemClock, SystemEntropy};
 use sluice_vocabulary::request::Scheme;
@@ -39,9 +39,15 @@ impl World {
     }
 
     async fn at(clock: Arc<dyn Clock>, options: Options) -> Self {
+        Self::asking(clock, Arc::new(SystemResolver), options).await
+    }
+
+    /// Where names lead to what this resolver says.
+    pub(crate) async fn asking(clock: Arc<dyn Clock>, resolver: Arc<dyn Resolver>, options: Options) -> Self {
+        let background = tokio::runtime::Handle::current();
+        let deps = Deps { clock, entropy: Arc::new(SystemEntropy), background, resolver };
         let mut registry = Registry::default();
-        let (handle, mut task) =
-            Unit::new(Deps { clock, entropy: Arc::new(SystemEntropy) }, options, &mut registry).unwrap();
+        let (handle, mut task) = Unit::new(deps, options, &mut registry).unwrap();
         let (stopper, stop) = Stop::new();
         let task = tokio::spawn(async move { task.run(stop).await });
         handle.health().watch().wait_for(State::serves).await.unwrap();
