@@ -101,7 +101,6 @@ pub struct Limits {
 /// By default.
 const HOST_CALLS: Span = Span::secs(1);
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_default_host_calls(host_calls: &Span) -> bool {
     *host_calls == HOST_CALLS
 }

@@ -13,6 +13,8 @@
 //!   the configuration is, and holds everything a call needs.
 //! - Nothing of one request can be seen by another, since nothing of an instance outlives its request: what is to outlive it
 //!   goes into a store, of which every tenant has a space of its own.
+//! - Whoever asks another service waits without a thread; the asking is done on the background runtime, and ends with the
+//!   call that waits for it.
 //! - What is not granted is not linked: a lack shows when a component is loaded, not when a request arrives.
 //!
 //! In reading order: what the operator writes ([`PluginConfig`], [`Grants`], [`Fallback`]), what crosses the boundary

@@ -101,9 +101,8 @@ fn final_answer(response: Response<Incoming>) -> Result<Response<Incoming>, NoAn
 
 /// The fields of an answer, but for those that belong to its connection.
 fn told(headers: &HeaderMap) -> Vec<(String, String)> {
-    let is_told = |name: &&http::HeaderName| !belongs_to_the_connection(name);
-    let fields = headers.iter().map(|(name, value)| (name, value));
-    fields.filter(|(name, _)| is_told(name)).map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
+    let fields = headers.iter().filter(|(name, _)| !belongs_to_the_connection(name));
+    fields.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
 }
 
 async fn whole(mut body: Incoming) -> Result<BytesMut, NoAnswer> {

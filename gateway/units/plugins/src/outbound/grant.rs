@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn every_fault_is_told_with_its_bound() {
-        assert_eq!(faults_of(json!([])), ["http.origins: no origin is granted"]);
+        assert_eq!(faults_of(json!([])), ["http.origins: no origin is granted (name one, or take `http` away)"]);
         let many: Vec<String> = (0..17).map(|n| format!("https://{n}.example.com")).collect();
         assert_eq!(faults_of(json!(many)), ["http.origins: 17 origins: expected at most 16"]);
         assert_eq!(
