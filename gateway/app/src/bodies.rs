@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderValue, IF_RANGE, RANGE, TRANSFER_ENCODING};
 use pingora_proxy::Session;
 use sluice_downstream::hop_by_hop;
-use sluice_plugins::LONGEST_BODY;
+use sluice_plugins::{Chain, LONGEST_BODY};
 use sluice_vocabulary::{Reason, Refusal};
 
 use crate::request::Request;
@@ -77,8 +77,13 @@ fn gone(error: &pingora_error::Error) -> Refusal {
 /// they see that.
 pub(crate) fn frame(headers: &mut HeaderMap, request: &Request) {
     let Some(route) = request.route() else { return };
-    let chains = [request.snapshot.chain_of(request.tenant.as_ref()), &route.chain];
-    if let Some(whole) = &request.gathered {
+    let chains = [&**request.snapshot.chain_of(request.tenant.as_ref()), &*route.chain];
+    frame_for(&chains, request.gathered.as_ref(), headers);
+}
+
+/// The same for these chains; `gathered` is the whole body, where they see it before it is sent.
+pub(crate) fn frame_for(chains: &[&Chain], gathered: Option<&Bytes>, headers: &mut HeaderMap) {
+    if let Some(whole) = gathered {
         let had_body = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
         headers.remove(TRANSFER_ENCODING);
         if had_body || !whole.is_empty() {

@@ -138,7 +138,7 @@ impl Default for Compression {
 
 /// The published JSON Schema.
 pub(crate) fn schema() -> String {
-    sluice_config::schema::<Config>("Configuration of a Sluice gateway")
+    sluice_config::schema::<Config>("urn:sluice:configuration:1", "Configuration of a Sluice gateway")
 }
 
 impl Config {

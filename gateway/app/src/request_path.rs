@@ -397,8 +397,7 @@ impl RequestPath {
         if !chains.iter().any(|chain| chain.follows_response()) {
             return Ok(());
         }
-        let is_empty = header.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
-        if is_empty || matches!(header.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        if !returning::may_have_body(header) {
             return Ok(());
         }
         if session.req_header().method != Method::HEAD

@@ -1,6 +1,7 @@
 //! The answer's header as the client gets it: nothing that belongs to the upstream's connection, the route's edits, and what
 //! the gateway itself has to say. Between the two functions the plugins see it.
 
+use http::StatusCode;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
@@ -15,6 +16,12 @@ pub(crate) fn strip(response: &mut ResponseHeader) {
     for name in hop_by_hop::to_remove(&response.headers, &[]) {
         response.remove_header(&name);
     }
+}
+
+/// Whether a body may follow an answer's header.
+pub(crate) fn may_have_body(response: &ResponseHeader) -> bool {
+    let is_empty = response.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
+    !is_empty && !matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Digests of the bytes as the origin sent them (RFC 9530, RFC 1864).

@@ -4,17 +4,14 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-/// The published identity of the configuration's schema.
-pub const ID: &str = "urn:sluice:configuration:1";
-
-/// The JSON Schema (draft 2020-12) of a configuration type, as text with a line break at its end.
-pub fn schema<T: JsonSchema>(title: &str) -> String {
+/// The JSON Schema (draft 2020-12) of a configuration type under this identity, as text with a line break at its end.
+pub fn schema<T: JsonSchema>(id: &str, title: &str) -> String {
     let mut schema = value::<T>();
     if let Value::Object(members) = &mut schema {
         // First things first: a reader of the file sees what it is.
         let mut ordered = Map::new();
         ordered.insert("$schema".to_owned(), "https://json-schema.org/draft/2020-12/schema".into());
-        ordered.insert("$id".to_owned(), ID.into());
+        ordered.insert("$id".to_owned(), id.into());
         ordered.insert("title".to_owned(), title.into());
         members.remove("title");
         members.remove("$schema");

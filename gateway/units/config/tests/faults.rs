@@ -289,7 +289,7 @@ fn an_empty_file_is_told_what_it_lacks() {
 
 #[test]
 fn the_published_schema_names_itself_and_every_description() {
-    let schema: serde_json::Value = serde_json::from_str(&sluice_config::schema::<Config>("Test")).unwrap();
+    let schema: serde_json::Value = serde_json::from_str(&sluice_config::schema::<Config>("urn:test", "Test")).unwrap();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert_eq!(schema["title"], "Test");
     assert_eq!(schema["properties"]["listeners"]["description"], "Where clients connect. At least one.");

@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 
 use crate::contract::metrics::MetricFault;
 use crate::host::is_metric_name;
+use crate::lasting::Counted;
 
 const MOST_NAMES: usize = 32;
 const MOST_SERIES: usize = 256;
@@ -148,6 +149,24 @@ impl Counts {
         more.series.insert(key.into(), (series.clone(), shown));
         self.known.store(Arc::new(more));
         Ok(series)
+    }
+
+    /// All there are, in the order of names and labels.
+    pub(crate) fn all(&self) -> Vec<Counted> {
+        let known = self.known.load();
+        let shown = known.series.values().map(|(series, labels)| {
+            let value = match series {
+                // Beyond 2^53 a count is told to the nearest number there is.
+                Series::Count(count) => count.get() as f64,
+                Series::Level(level) => level.get(),
+            };
+            // The first two are ours: the plugin's name and the series'.
+            let name = labels.get(1).map(|(_, name)| name.clone()).unwrap_or_default();
+            Counted { name, labels: labels.iter().skip(2).cloned().collect(), value }
+        });
+        let mut all: Vec<_> = shown.collect();
+        all.sort_by(|one, other| (&one.name, &one.labels).cmp(&(&other.name, &other.labels)));
+        all
     }
 
     /// Takes them off the page: the plugin is gone.

@@ -69,7 +69,7 @@ impl Farewell {
     }
 
     /// Calls each plugin in turn. One that fails is counted, and does not keep the others from being called.
-    async fn call(self) {
+    pub(crate) async fn call(self) {
         let Self { ends, request, who, ended } = self;
         for plugin in &ends.plugins {
             let (request, ended) = (Arc::clone(&request), Arc::clone(&ended));

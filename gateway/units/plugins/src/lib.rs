@@ -77,6 +77,7 @@ mod chain;
 
 // What sees a message that is under way, and what comes after it.
 mod ends;
+mod lasting;
 mod passage;
 mod stage;
 
@@ -95,6 +96,7 @@ pub use effects::Effects;
 pub use ends::Ends;
 pub use fallback::{Compare, Fallback, QuarantineConfig};
 pub use grants::{Grants, KeyValueGrant};
+pub use lasting::{Counted, NotStored};
 pub use message::{Answer, Ended, HeaderOp, Link, Operations, Outcome, RequestHead, ResponseHead, Who};
 pub use outbound::{HttpGrant, Origin, Resolver, SystemResolver};
 pub use passage::Passage;

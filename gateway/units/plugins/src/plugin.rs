@@ -317,7 +317,15 @@ impl Plugin {
                 "plugin failed"
             );
         } else {
-            tracing::debug!(plugin = %self.shared.name, %phase, request.id = %who.request_id, error = %failure, "plugin failed");
+            tracing::debug!(
+                plugin = %self.shared.name,
+                %phase,
+                request.id = %who.request_id,
+                reason = failure.kind().as_str(),
+                then,
+                error = %failure,
+                "plugin failed"
+            );
         }
     }
 }

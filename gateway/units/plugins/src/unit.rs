@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
@@ -372,6 +372,16 @@ impl Handle {
     /// The unit's health.
     pub const fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// What a plugin's name has of counts and of a store.
+    pub(crate) fn lasting(&self, plugin: &PluginName) -> Option<(Arc<Counts>, Arc<Store>)> {
+        let named = self.inner.named.lock();
+        named.get(plugin).map(|Named { counts, store }| (Arc::clone(counts), Arc::clone(store)))
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.inner.ports.clock.now()
     }
 
     /// The clients of the plugins that may ask other services; those of before where nothing about them changed.

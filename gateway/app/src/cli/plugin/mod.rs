@@ -2,6 +2,7 @@
 
 mod check;
 mod sign;
+mod test;
 
 use super::Failure;
 
@@ -9,6 +10,8 @@ use super::Failure;
 pub(crate) enum Command {
     /// Say what a component is called for, what it needs, and whether it would be loaded
     Check(check::Arguments),
+    /// Play fixtures through the sandbox that serves, and say what came out otherwise than expected
+    Test(test::Arguments),
     /// Make a key to sign components with
     Keygen(sign::Keygen),
     /// Sign components, so that gateways can ask for it by signed_by
@@ -18,6 +21,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Check(arguments) => check::run(arguments),
+        Command::Test(arguments) => test::run(arguments),
         Command::Keygen(arguments) => sign::keygen(arguments),
         Command::Sign(arguments) => sign::sign(arguments),
     }
