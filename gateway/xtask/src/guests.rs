@@ -32,8 +32,12 @@ impl RustGuest {
     }
 }
 
-const RUST_GUESTS: [RustGuest; 6] = [
+const RUST_GUESTS: &[RustGuest] = &[
     RustGuest::new("add-region-rust", "plugins/examples/add-region-rust"),
+    RustGuest::new("canary", "plugins/examples/canary"),
+    RustGuest::new("choose-upstream", "plugins/examples/choose-upstream"),
+    RustGuest::new("response-policy", "plugins/examples/response-policy"),
+    RustGuest::new("signed-urls", "plugins/examples/signed-urls"),
     RustGuest::new("hostile", "plugins/hostile"),
     RustGuest::new("bodies", "plugins/bodies"),
     RustGuest { shares: Some("plugins/bodies/src/act.rs"), ..RustGuest::new("chunks", "plugins/chunks") },
@@ -76,7 +80,7 @@ pub(crate) fn build() -> Result<()> {
     build_script_to(&directory)?;
     let built_with = rust_provenance(&compiler)?;
     let mut artifacts = Vec::new();
-    for guest in &RUST_GUESTS {
+    for guest in RUST_GUESTS {
         let sources = guest.sources();
         let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
         artifacts.push(Artifact::of(&directory, &guest.file(), &sources, built_with.clone())?);
@@ -97,7 +101,7 @@ pub(crate) fn compare() -> Result<()> {
     match Compiler::find() {
         Some(compiler) => {
             build_rust_to(&compiler, &fresh)?;
-            for guest in &RUST_GUESTS {
+            for guest in RUST_GUESTS {
                 let file = guest.file();
                 prebuilt::compare(&directory, &file, &fresh.join(&file), &rust_provenance(&compiler)?)?;
             }
@@ -124,11 +128,11 @@ fn build_rust_to(compiler: &Compiler, directory: &Path) -> Result<()> {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(compiler)?.join("\x1f"));
     cargo.args(["build", "--quiet", "--locked", "--release", "--target", "wasm32-unknown-unknown"]);
     cargo.args(["-Z", "build-std=std,panic_abort", "--target-dir"]).arg(&target);
-    for guest in &RUST_GUESTS {
+    for guest in RUST_GUESTS {
         cargo.args(["--package", guest.package]);
     }
     toolchain::check(&mut cargo)?;
-    for guest in &RUST_GUESTS {
+    for guest in RUST_GUESTS {
         let (from, to) =
             (target.join("wasm32-unknown-unknown/release").join(guest.file()), directory.join(guest.file()));
         fs::copy(&from, &to).map_err(Error::file("write", &to))?;
