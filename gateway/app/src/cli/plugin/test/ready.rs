@@ -122,7 +122,10 @@ pub(super) fn ready(fixtures: &Fixtures, given: Option<&PluginConfig>, faults: &
             // What a gateway warns of, such as a component that is not pinned, is as it should be while it is written.
             let mut its = Faults::new();
             plugin.validate(&root.key("plugin"), &mut its);
-            its.into_vec().into_iter().filter(|fault| fault.severity == Severity::Error).for_each(|fault| faults.push(fault));
+            its.into_vec()
+                .into_iter()
+                .filter(|fault| fault.severity == Severity::Error)
+                .for_each(|fault| faults.push(fault));
             plugin
         }
         (None, Some(given)) => given,
