@@ -6,7 +6,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use sluice_plugins::{Deps, Handle, Options, PluginConfig, Prepared, Unit};
+use sluice_plugins::{Deps, Handle, Options, PluginConfig, Prepared, SystemResolver, Unit};
 use sluice_vocabulary::clock::{ManualClock, SystemEntropy};
 use sluice_vocabulary::fault::Step;
 use sluice_vocabulary::unit::{State, Stop, Stopper, Task as _};
@@ -45,7 +45,12 @@ impl Stage {
     /// Starts the unit on this thread's runtime.
     pub(super) async fn open(ear: Ear, beginning: u64) -> Result<Self, Failure> {
         let clock = ManualClock::at(beginning);
-        let deps = Deps { clock: Arc::new(clock.clone()), entropy: Arc::new(SystemEntropy) };
+        let deps = Deps {
+            clock: Arc::new(clock.clone()),
+            entropy: Arc::new(SystemEntropy),
+            background: tokio::runtime::Handle::current(),
+            resolver: Arc::new(SystemResolver),
+        };
         // What it counts of itself goes nowhere.
         let (handle, mut task) = Unit::new(deps, Options::default(), &mut Registry::default()).map_err(Failure::run)?;
         let (stopper, stop) = Stop::new();
