@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use sluice_vocabulary::Path;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, types::ComponentItem};
 
 use crate::call::Call;
+use crate::conformance::Violation;
 use crate::contract::{MAJOR_VERSION, OFFERED, PACKAGE, VERSION};
 use crate::grants::{Capability, Granted};
 use crate::linking::linker;
 use crate::phase::Phase;
+use crate::schema::BadSchema;
 use crate::signature::NotSigned;
 
 /// The largest component that is loaded. The largest known guests, which carry a whole interpreter, are 18 MB.
@@ -25,6 +28,10 @@ pub(crate) enum Refused {
     WrongDigest { found: String, expected: String },
     #[error(transparent)]
     NotSigned(#[from] NotSigned),
+    #[error("the schema of its configuration cannot be used: {0}")]
+    Schema(#[from] BadSchema),
+    #[error("{}", told(.0))]
+    Config(Vec<Violation>),
     #[error("not WebAssembly: expected a component, found {found}")]
     NotWasm { found: String },
     #[error("a core module, not a component")]
@@ -83,12 +90,23 @@ impl Refused {
         match self {
             Self::WrongDigest { .. } => "sha256",
             Self::NotSigned(_) => "signed_by",
+            Self::Config(_) => "config",
             Self::Memory { .. } => "limits",
             Self::CannotDecide(_) => "decides",
             Self::NotGranted(_) => "grants",
             _ => "component",
         }
     }
+}
+
+/// What is wrong with a configuration, in one line.
+fn told(violations: &[Violation]) -> String {
+    let config = Path::root().key("config");
+    violations
+        .iter()
+        .map(|violation| format!("{}: {}", violation.path(&config), violation.message))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// A component that can be called.

@@ -240,7 +240,7 @@ impl Handle {
                     prepared.insert(name.clone(), plugin);
                 }
                 Err(refused) => {
-                    faults.extend(refused.into_iter().map(|refused| refused.fault(&at.key(name.as_str()))));
+                    faults.extend(refused.into_iter().flat_map(|refused| refused.faults(&at.key(name.as_str()))));
                 }
             }
         }

@@ -11,6 +11,7 @@ mod failing_over;
 mod granted;
 mod hostile;
 mod loading;
+mod schema;
 mod serving;
 mod shares;
 mod sharing;
