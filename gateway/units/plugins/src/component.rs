@@ -12,6 +12,7 @@ use crate::grants::{Capability, Granted};
 use crate::linking::linker;
 use crate::phase::Phase;
 use crate::schema::BadSchema;
+use crate::sections::NoSection;
 use crate::signature::NotSigned;
 
 /// The largest component that is loaded. The largest known guests, which carry a whole interpreter, are 18 MB.
@@ -29,7 +30,7 @@ pub(crate) enum Refused {
     #[error(transparent)]
     NotSigned(#[from] NotSigned),
     #[error("the schema of its configuration cannot be used: {0}")]
-    Schema(#[from] BadSchema),
+    Schema(BadSchema),
     #[error("{}", told(.0))]
     Config(Vec<Violation>),
     #[error("not WebAssembly: expected a component, found {found}")]
@@ -58,6 +59,16 @@ pub(crate) enum Refused {
     CannotDecide(String),
     #[error("needs {needed} bytes of memory to start: its limit is {limit}")]
     Memory { needed: u64, limit: u64 },
+}
+
+impl From<BadSchema> for Refused {
+    fn from(bad: BadSchema) -> Self {
+        match bad {
+            // Nothing is known of a schema then.
+            BadSchema::Section(malformed @ NoSection::Malformed { .. }) => Self::Invalid(malformed.to_string()),
+            bad => Self::Schema(bad),
+        }
+    }
 }
 
 impl Refused {
