@@ -195,7 +195,7 @@ async fn comparing_counts_what_differs_and_lets_the_first_decide() {
     let world = World::new().await;
     let compared = |outcome: &str| format!("comparisons_total{{plugin=\"p\",outcome=\"{outcome}\"}}");
     for (first, then, fields, outcome, made) in [
-        ("add_region_rust.wasm", "add_region_as.wasm", &[][..], "same", 1),
+        ("../frozen/1.0.0/add_region_rust.wasm", "add_region_as.wasm", &[][..], "same", 1),
         ("hostile.wasm", "add_region_as.wasm", &[], "changes", 0),
         ("hostile.wasm", "add_region_as.wasm", &[("x-blocked", "yes")], "action", 0),
         ("add_region_as.wasm", "hostile.wasm", &[("x-do", "1")], "failure", 1),
