@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use sluice_testkit::{Gateway, Issuer, Origin, authority, client, eventually, gateway, issuer, origin, run_to_end};
+use sluice_testkit::{
+    Gateway, GatewayBuilder, Issuer, Origin, authority, client, eventually, gateway, issuer, origin, run_to_end,
+};
 use sluice_vocabulary::Reason;
 use sluice_vocabulary::refusal::PROBLEM_TYPE_PREFIX;
 
@@ -59,12 +61,19 @@ routes:
   - { name: open, match: { path: '/*' }, upstream: origin }
 ";
 
+const REGION: &[u8] = include_bytes!("../../../plugins/prebuilt/add_region_rust.wasm");
+
 async fn world() -> World {
+    world_of(gateway()).await
+}
+
+/// The same, of a gateway to which something is said beforehand.
+async fn world_of(edge: GatewayBuilder) -> World {
     let (origin, corp, authority) = (origin().run().await, issuer().run().await, authority());
     let leaf = authority.leaf(&["edge.example"]);
-    let edge = gateway()
+    let edge = edge
         .config(CONFIG)
-        .file("region.wasm", include_bytes!("../../../plugins/prebuilt/add_region_rust.wasm"))
+        .file("region.wasm", REGION)
         .file("probe.wasm", include_bytes!("../../../plugins/prebuilt/probe.wasm"))
         .file("asking.wasm", include_bytes!("../../../plugins/prebuilt/asking.wasm"))
         .file("edge.crt", leaf.chain_pem())
@@ -333,8 +342,14 @@ async fn every_key_of_access_records_and_problems_is_documented() {
 
 #[tokio::test]
 async fn the_log_lines_that_others_wait_for_are_said_with_their_fields() {
-    let world = world().await;
+    let world = world_of(gateway().argument("--watch-plugins")).await;
     let edge = &world.edge;
+    let component = edge.folder().join("region.wasm");
+    std::fs::write(&component, "no component").unwrap();
+    edge.log_line("a plugin refused", |line| line.message().starts_with("changed plugins refused")).await;
+    // A custom section, so that it is another component.
+    std::fs::write(&component, [REGION, &[0, 2, 1, b'n']].concat()).unwrap();
+    edge.log_line("a plugin taken", |line| line.message() == "plugins loaded anew").await;
     edge.reload(CONFIG);
     edge.log_line("a reload", |line| line.message() == "configuration applied").await;
     edge.reload(&CONFIG.replacen("127.0.0.1:0", "127.0.0.2:0", 1));

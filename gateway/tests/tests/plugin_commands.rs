@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use sluice_testkit::run_to_end;
+use sluice_testkit::{client, gateway, origin, run_to_end};
 
 fn prebuilt(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/prebuilt").join(name)
@@ -120,4 +120,64 @@ async fn a_component_is_signed_with_a_key_of_ones_own_and_held_against_it() {
         let outcome = run_to_end(["plugin", "sign", "--key", &key, &component]).await;
         assert!(outcome.code == Some(2) && outcome.stderr.contains(said), "{outcome:?}");
     }
+}
+
+#[tokio::test]
+async fn a_schema_that_a_component_carries_is_shown_and_a_configuration_is_held_against_it_everywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let component = prebuilt("add_region_rust.wasm");
+    let component = component.to_str().unwrap();
+    let (_, page) = checked(&[component]).await;
+    let schema = &page["plugins"][0]["config_schema"];
+    assert_eq!(schema["properties"]["region"]["type"], "string", "{page:#}");
+    let printed = run_to_end(["plugin", "check", component, "--schema"]).await;
+    assert_eq!((printed.code, serde_json::from_str::<Value>(&printed.stdout).ok().as_ref()), (Some(0), Some(schema)));
+    let bare = prebuilt("hostile.wasm");
+    let none = run_to_end(["plugin", "check", bare.to_str().unwrap(), "--schema"]).await;
+    assert!(none.code == Some(1) && none.stderr.contains("carries no schema"), "{none:?}");
+
+    let file = folder.path().join("sluice.yaml");
+    let file = file.to_str().unwrap();
+    let write = |config: &str| {
+        let text = format!(
+            "listeners: [ {{ address: '127.0.0.1:0' }} ]\nplugins:\n  p:\n    component: {component}\n    config:\n      {config}\n\
+             routes:\n  - {{ name: all, match: {{ path: '/*' }}, plugins: [p], answer: {{ status: 204 }} }}\n"
+        );
+        std::fs::write(file, text).unwrap();
+    };
+    write("region: eu-1");
+    assert_eq!(run_to_end(["check", "-c", file]).await.code, Some(0));
+    write("regoin: eu-1");
+    for arguments in [["check", "-c", file], ["run", "-c", file]] {
+        let told = run_to_end(arguments).await;
+        let place = told.stderr.contains("sluice.yaml:6:15") && told.stderr.contains("plugins.p.config.regoin");
+        assert!(told.code == Some(2) && place, "{told:?}");
+        assert!(told.stderr.contains("the plugin knows no such key: expected region, block_header"), "{told:?}");
+    }
+    let (code, page) = checked(&["-c", file]).await;
+    assert_eq!((code, &page["plugins"][0]["refused"]["key"]), (Some(1), &"config".into()), "{page:#}");
+}
+
+#[tokio::test]
+async fn a_reload_with_a_configuration_that_a_plugin_does_not_accept_is_refused_and_the_one_before_goes_on() {
+    let config = |config: &str| {
+        format!(
+            "plugins: {{ p: {{ component: p.wasm, config: {{ {config} }} }} }}\n\
+             upstreams: {{ origin: {{ endpoints: ['@origin@'] }} }}\n\
+             routes: [ {{ name: all, match: {{ path: '/*' }}, plugins: [p], upstream: origin }} ]\n"
+        )
+    };
+    let origin = origin().run().await;
+    let component = std::fs::read(prebuilt("add_region_rust.wasm")).unwrap();
+    let edge =
+        gateway().config(&config("region: eu-1")).file("p.wasm", component).set("origin", origin.address()).run().await;
+    edge.reload(&config("region: 7"));
+    let line = edge.log_line("the refusal", |line| line.message().starts_with("configuration refused")).await;
+    let faults = line.field("faults").unwrap();
+    assert!(faults.contains("found 7: expected string") && faults.contains("(plugins.p.config.region)"), "{faults}");
+    assert_eq!(client().get(edge.url("/")).send().await.header("x-region"), Some("eu-1"));
+    edge.reload(&config("region: eu-2"));
+    edge.log_line("the good one", |line| line.message() == "configuration applied").await;
+    assert_eq!(client().get(edge.url("/")).send().await.header("x-region"), Some("eu-2"));
+    edge.stop().await;
 }

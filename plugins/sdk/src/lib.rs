@@ -28,9 +28,9 @@
 //! as a panic does; the operator's configuration says whether the request is then refused or goes on without the plugin.
 //!
 //! In reading order: what a phase decides ([`Action`]), what it sees and changes ([`Request`], [`SentRequest`],
-//! [`Response`], [`Body`], [`Trailers`], [`Exchange`]), its configuration ([`config`]), the log ([`log`]), the phases and [`export!`]; then what an operator may
-//! grant: [`identity`], [`connection`], [`clock`], [`random`], [`metrics`], [`tags`], [`routing`], [`key_value`], [`outbound`]. A plugin that uses
-//! one of these and was not granted it is refused when it is loaded. Memory is served by a small allocator of this crate's own; the feature `allocator`, on by default, turns it off.
+//! [`Response`], [`Body`], [`Trailers`], [`Exchange`]), its configuration ([`config`], [`config_schema!`]), the log ([`log`]), the
+//! phases and [`export!`]; then what an operator may grant: [`identity`], [`connection`], [`clock`], [`random`], [`metrics`],
+//! [`tags`], [`routing`], [`key_value`], [`outbound`]. A plugin that uses one of these and was not granted it is refused when it is loaded. Memory is served by a small allocator of this crate's own; the feature `allocator`, on by default, turns it off.
 
 mod action;
 mod body;
@@ -53,6 +53,8 @@ pub mod tags;
 
 pub use action::{Action, Answer, Refusal, StreamAction};
 pub use body::{Body, Trailers};
+#[doc(hidden)]
+pub use config::bytes as __bytes;
 pub use exchange::Exchange;
 pub use message::{HeaderFault, Request, Response, SentRequest, SentResponse};
 #[doc(hidden)]

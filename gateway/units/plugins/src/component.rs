@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use sluice_vocabulary::Path;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, types::ComponentItem};
 
 use crate::call::Call;
+use crate::conformance::Violation;
 use crate::contract::{MAJOR_VERSION, OFFERED, PACKAGE, VERSION};
 use crate::grants::{Capability, Granted};
 use crate::linking::linker;
 use crate::phase::Phase;
+use crate::schema::BadSchema;
+use crate::sections::NoSection;
 use crate::signature::NotSigned;
 
 /// The largest component that is loaded. The largest known guests, which carry a whole interpreter, are 18 MB.
@@ -25,6 +29,10 @@ pub(crate) enum Refused {
     WrongDigest { found: String, expected: String },
     #[error(transparent)]
     NotSigned(#[from] NotSigned),
+    #[error("the schema of its configuration cannot be used: {0}")]
+    Schema(BadSchema),
+    #[error("{}", told(.0))]
+    Config(Vec<Violation>),
     #[error("not WebAssembly: expected a component, found {found}")]
     NotWasm { found: String },
     #[error("a core module, not a component")]
@@ -51,6 +59,16 @@ pub(crate) enum Refused {
     CannotDecide(String),
     #[error("needs {needed} bytes of memory to start: its limit is {limit}")]
     Memory { needed: u64, limit: u64 },
+}
+
+impl From<BadSchema> for Refused {
+    fn from(bad: BadSchema) -> Self {
+        match bad {
+            // Nothing is known of a schema then.
+            BadSchema::Section(malformed @ NoSection::Malformed { .. }) => Self::Invalid(malformed.to_string()),
+            bad => Self::Schema(bad),
+        }
+    }
 }
 
 impl Refused {
@@ -83,12 +101,23 @@ impl Refused {
         match self {
             Self::WrongDigest { .. } => "sha256",
             Self::NotSigned(_) => "signed_by",
+            Self::Config(_) => "config",
             Self::Memory { .. } => "limits",
             Self::CannotDecide(_) => "decides",
             Self::NotGranted(_) => "grants",
             _ => "component",
         }
     }
+}
+
+/// What is wrong with a configuration, in one line.
+fn told(violations: &[Violation]) -> String {
+    let config = Path::root().key("config");
+    violations
+        .iter()
+        .map(|violation| format!("{}: {}", violation.path(&config), violation.message))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// A component that can be called.

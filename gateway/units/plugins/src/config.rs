@@ -68,7 +68,8 @@ pub struct PluginConfig {
     /// What the plugin may use beside the message it is called for. Default: nothing.
     #[serde(default, skip_serializing_if = "Grants::is_empty")]
     pub grants: Grants,
-    /// What the plugin is told, in whatever shape it asks for. Default: nothing.
+    /// What the plugin is told, in whatever shape it asks for. It is held against the schema that the component carries, if it
+    /// carries one: `sluice plugin check FILE --schema` prints that. Default: nothing.
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub config: serde_json::Value,
 }

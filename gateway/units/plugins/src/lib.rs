@@ -20,7 +20,7 @@
 //! In reading order: what the operator writes ([`PluginConfig`], [`Grants`], [`Fallback`]), what crosses the boundary
 //! ([`RequestHead`], [`ResponseHead`], [`Outcome`], [`Effects`]), the bindings of the contract, how changes are kept until a
 //! phase succeeds, the state behind the host functions, the engine and its ticker, how components are loaded and checked
-//! ([`survey`]), how an instance lives and is called, how a second implementation takes over, what a request holds of them
+//! ([`survey`]), how a configuration is held against the schema that they carry, how an instance lives and is called, how a second implementation takes over, what a request holds of them
 //! ([`Visit`]), chains of them, and the unit that holds it all ([`Unit`], [`Handle`], [`Prepared`]).
 
 // What the operator writes, and what crosses between the application and a chain.
@@ -63,6 +63,11 @@ mod linking;
 mod load;
 mod signature;
 mod survey;
+
+// What a component says its configuration must be.
+mod sections;
+mod schema;
+mod conformance;
 
 mod living;
 mod plugin;

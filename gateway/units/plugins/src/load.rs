@@ -21,9 +21,10 @@ use tokio::sync::mpsc;
 use crate::cache::Cache;
 use crate::component::{Checked, LARGEST, Origin, Refused};
 use crate::config::{ComponentSource, PluginConfig};
+use crate::conformance::Violation;
 use crate::phase::Phase;
 use crate::plugin::Plugin;
-use crate::signature;
+use crate::{schema, signature};
 use sluice_vocabulary::histogram::DurationHistogram;
 use sluice_vocabulary::{Fault, Path as ConfigPath};
 
@@ -171,12 +172,13 @@ struct Batch {
 }
 
 impl Batch {
-    /// The bytes that the operator meant, and their digest.
+    /// The bytes that the operator meant, which accept what they are to be told; and their digest.
     fn read(&self, plugin: &PluginConfig) -> Result<(Vec<u8>, [u8; 32]), Refused> {
         let bytes = read(&plugin.component, &self.base)?;
         let sha256: [u8; 32] = digest(&bytes);
         pinned(plugin, sha256)?;
-        signature::check(plugin, &self.base, &sha256).map(|()| (bytes, sha256))
+        signature::check(plugin, &self.base, &sha256)?;
+        schema::check(plugin, &bytes).map(|()| (bytes, sha256))
     }
 }
 
@@ -243,9 +245,16 @@ pub(crate) struct RefusedOf {
 }
 
 impl RefusedOf {
-    /// As a fault of the configuration; the plugin's is at `at`.
-    pub(crate) fn fault(&self, at: &ConfigPath) -> Fault {
+    /// As faults of the configuration; the plugin's is at `at`.
+    pub(crate) fn faults(&self, at: &ConfigPath) -> Vec<Fault> {
         let key = self.refused.key();
+        if let Refused::Config(violations) = &self.refused {
+            let whose = if self.is_fallback { " (of its fallback)" } else { "" };
+            let fault = |violation: &Violation| {
+                Fault::error(&violation.path(&at.key(key)), format!("{}{whose}", violation.message))
+            };
+            return violations.iter().map(fault).collect();
+        }
         // What bounds both is written once.
         let at = if self.is_fallback && !matches!(key, "limits" | "signed_by") {
             at.key("fallback").key(key)
@@ -253,10 +262,10 @@ impl RefusedOf {
             at.key(key)
         };
         let fault = Fault::error(&at, self.refused.to_string());
-        match self.refused.help() {
+        vec![match self.refused.help() {
             Some(help) => fault.help(help),
             None => fault,
-        }
+        }]
     }
 }
 

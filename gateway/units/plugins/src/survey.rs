@@ -13,7 +13,7 @@ use crate::engine::Sandbox;
 use crate::grants::{Capability, Granted};
 use crate::load::{digest, fits, pinned, read};
 use crate::phase::Phase;
-use crate::signature;
+use crate::{schema, signature};
 
 /// Instances that the engine is laid out for. None is made of it: what is looked at is bounded by the size of a slot, which
 /// is the same for any number of them.
@@ -26,6 +26,8 @@ pub struct Survey {
     pub sha256: String,
     /// Its size in bytes.
     pub bytes: usize,
+    /// The JSON Schema that it carries for its configuration, if it carries one that can be read.
+    pub schema: Option<String>,
     /// What is known of a component that can be compiled and speaks the contract; else `refused` says why there is nothing.
     pub found: Option<Found>,
     /// Why it would not be loaded. `None`: it would be.
@@ -52,7 +54,8 @@ pub struct Found {
 /// Why a component would not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The key of the plugin's configuration that this is about: `component`, `sha256`, `grants`, `limits`.
+    /// The key of the plugin's configuration that this is about: `component`, `sha256`, `signed_by`, `config`,
+    /// `grants`, `limits`.
     pub key: &'static str,
     /// What was found and what is expected.
     pub reason: String,
@@ -63,7 +66,7 @@ pub struct Refusal {
 /// What to hold against a component's needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Against {
-    /// The grants of its configuration: it is refused if they lack one.
+    /// Its configuration: it is refused if a grant is lacking, or if what it is told is not what it accepts.
     ItsGrants,
     /// Nothing: whatever it needs counts as granted, and is named.
     Nothing,
@@ -89,7 +92,8 @@ pub fn survey(plugin: &PluginConfig, base: &Path, against: Against) -> Result<Su
     let bytes = read(&plugin.component, base).map_err(|refused| NoSurvey::Unreadable(refused.to_string()))?;
     let sandbox = Sandbox::new(INSTANCES, Duration::ZERO).map_err(|error| NoSurvey::Sandbox(format!("{error:#}")))?;
     let sha256 = digest(&bytes);
-    let mut survey = Survey { sha256: hex::encode(sha256), bytes: bytes.len(), found: None, refused: None };
+    let schema = schema::text(&bytes).ok().flatten().map(str::to_owned);
+    let mut survey = Survey { sha256: hex::encode(sha256), bytes: bytes.len(), schema, found: None, refused: None };
 
     let everything = Granted::everything();
     let component = match Checked::new(&sandbox.engine, everything, &bytes, sha256) {
@@ -106,6 +110,10 @@ pub fn survey(plugin: &PluginConfig, base: &Path, against: Against) -> Result<Su
     survey.found = Some(find(&sandbox.engine, &component, (against == Against::ItsGrants).then_some(granted)));
     survey.refused = pinned(plugin, sha256)
         .and_then(|()| signature::check(plugin, base, &sha256))
+        .and_then(|()| match against {
+            Against::ItsGrants => schema::check(plugin, &bytes),
+            Against::Nothing => schema::usable(&bytes),
+        })
         .and_then(|()| component.with(&sandbox.engine, granted))
         .and_then(|component| fits(plugin, &component))
         .err()

@@ -304,7 +304,7 @@ impl Handle {
                     prepared.insert(name.clone(), plugin);
                 }
                 (pair, outbound) => {
-                    faults.extend(pair.err().into_iter().flatten().map(|refused| refused.fault(&at)));
+                    faults.extend(pair.err().into_iter().flatten().flat_map(|refused| refused.faults(&at)));
                     faults.extend(outbound.err().map(|no_client| no_client.fault(&at.key("grants").key("http"))));
                 }
             }

@@ -4,7 +4,7 @@
 //! header that, with the value `yes`, has the request refused; `x-blocked` if absent).
 
 use sluice_plugin_sdk::{
-    Action, Outcome, Request, RequestHeaders, Response, ResponseHeaders, SentRequest, config, export,
+    Action, Outcome, Request, RequestHeaders, Response, ResponseHeaders, SentRequest, config, config_schema, export,
 };
 
 struct AddRegion;
@@ -34,3 +34,4 @@ fn region() -> String {
 }
 
 export!(AddRegion: RequestHeaders, ResponseHeaders);
+config_schema!(include_str!("schema.json"));

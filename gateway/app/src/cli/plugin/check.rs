@@ -11,7 +11,7 @@ use crate::cli::{Failure, load, say};
 /// What to look at.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  sluice plugin check add_region.wasm\n  sluice plugin check -c sluice.yaml\n  \
-    sluice plugin check -c sluice.yaml --plugin add-region --json\n\n\
+    sluice plugin check -c sluice.yaml --plugin add-region --json\n  sluice plugin check add_region.wasm --schema\n\n\
     Exit codes: 0 it would be loaded, 1 it would be refused, 2 bad usage, a file that cannot be read, or a faulty configuration.")]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["component", "config"])))]
 pub(crate) struct Arguments {
@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// Only this plugin of the configuration
     #[arg(long, value_name = "NAME", requires = "config")]
     plugin: Option<String>,
+    /// Print the JSON Schema that a component carries for its configuration, and nothing else
+    #[arg(long, conflicts_with = "json")]
+    schema: bool,
     /// JSON instead of text
     #[arg(long)]
     json: bool,
@@ -46,6 +49,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         (None, Some(config)) => configured(config, arguments.plugin.as_deref())?,
         (None, None) => return Err(Failure::usage("nothing to look at: expected a component's FILE or --config")),
     };
+    if arguments.schema {
+        return print_schema(&looked);
+    }
     if arguments.json {
         let plugins: Vec<Value> = looked.iter().map(page).collect();
         say(format_args!("{:#}\n", json!({ "plugins": plugins })))?;
@@ -57,6 +63,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match looked.iter().filter(|one| one.survey.refused.is_some()).count() {
         0 => Ok(()),
         refused => Err(Failure::Run(format!("{refused} of {} would not be loaded", looked.len()))),
+    }
+}
+
+fn print_schema(looked: &[Looked]) -> Result<(), Failure> {
+    let [Looked { component, survey, .. }] = looked else {
+        return Err(Failure::usage("more than one component is configured: say which by --plugin"));
+    };
+    match &survey.schema {
+        Some(schema) => say(format_args!("{}\n", schema.trim_end())),
+        None => Err(Failure::Run(format!("{component} carries no schema for its configuration that can be read"))),
     }
 }
 
@@ -90,6 +106,7 @@ fn page(looked: &Looked) -> Value {
         "ok": survey.refused.is_none(),
         "sha256": survey.sha256,
         "bytes": survey.bytes,
+        "config_schema": survey.schema.as_ref().map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text))),
     });
     if let Some(name) = name {
         page["plugin"] = json!(name);
@@ -134,6 +151,10 @@ fn text(looked: &Looked) -> String {
             line("unused", &format!("{} (granted, not imported)", found.unused.join(", ")));
         }
         line("memory", &format!("{} at start", ByteSize::bytes(found.initial_memory)));
+    }
+    match &survey.schema {
+        Some(schema) => line("schema", &format!("carried, {} bytes (--schema prints it)", schema.len())),
+        None => line("schema", "none carried: any configuration will do"),
     }
     line("size", &format!("{} bytes", survey.bytes));
     line("sha256:", &survey.sha256);

@@ -1,6 +1,6 @@
 //! What it costs when the second of two implementations takes over.
 //!
-//! `cargo run -p sluice-plugins --example failover_cost -- FOLDER` (the folder of `hostile.wasm` and `add_region_rust.wasm`)
+//! `cargo run -p sluice-plugins --example failover_cost -- FOLDER` (the folder of `hostile.wasm` and `add_region_as.wasm`)
 //! calls the request phase of one plugin in turn with messages on which its first implementation does its work, and with such
 //! on which it traps and its second does it; prints the median and the 99th percentile of both in microseconds, and the
 //! difference, which is what a failover adds. `--calls N` makes N of each.
@@ -58,11 +58,11 @@ async fn measure(folder: &FilePath, calls: usize) {
     let name = |text| PluginName::new(text).expect("a name");
     let traps = serde_json::json!({ "does": "trap", "when_header": "x-trap", "region": "eu-1" });
     let mut failing = PluginConfig { config: traps.clone(), ..PluginConfig::new(file("hostile.wasm")) };
-    let mut fallback = Fallback::new(file("add_region_rust.wasm"));
+    let mut fallback = Fallback::new(file("add_region_as.wasm"));
     // It is not to be quarantined: every call must be a failover.
     fallback.quarantine.after = 1_000_000;
     failing.fallback = Some(fallback);
-    let alone = PluginConfig { config: traps, ..PluginConfig::new(file("add_region_rust.wasm")) };
+    let alone = PluginConfig { config: traps, ..PluginConfig::new(file("add_region_as.wasm")) };
     let plugins = BTreeMap::from([(name("pair"), failing), (name("second"), alone)]);
     let folder = std::path::absolute(folder).expect("a folder");
     let prepared = handle.prepare(&plugins, &Path::root(), &folder).await.expect("components");

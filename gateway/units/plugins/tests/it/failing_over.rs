@@ -31,7 +31,7 @@ fn second(file: &str) -> Fallback {
 /// Misbehaves for requests that carry `x-do`; its second adds `x-region: eu-1`.
 fn pair(does: &str) -> PluginConfig {
     let mut pair = hostile(json!({ "does": does, "when_header": "x-do", "region": "eu-1" }));
-    pair.fallback = Some(second("add_region_rust.wasm"));
+    pair.fallback = Some(second("add_region_as.wasm"));
     pair
 }
 
@@ -195,10 +195,10 @@ async fn comparing_counts_what_differs_and_lets_the_first_decide() {
     let world = World::new().await;
     let compared = |outcome: &str| format!("comparisons_total{{plugin=\"p\",outcome=\"{outcome}\"}}");
     for (first, then, fields, outcome, made) in [
-        ("add_region_rust.wasm", "add_region_as.wasm", &[][..], "same", 1),
-        ("hostile.wasm", "add_region_rust.wasm", &[], "changes", 0),
-        ("hostile.wasm", "add_region_rust.wasm", &[("x-blocked", "yes")], "action", 0),
-        ("add_region_rust.wasm", "hostile.wasm", &[("x-do", "1")], "failure", 1),
+        ("../frozen/1.0.0/add_region_rust.wasm", "add_region_as.wasm", &[][..], "same", 1),
+        ("hostile.wasm", "add_region_as.wasm", &[], "changes", 0),
+        ("hostile.wasm", "add_region_as.wasm", &[("x-blocked", "yes")], "action", 0),
+        ("add_region_as.wasm", "hostile.wasm", &[("x-do", "1")], "failure", 1),
     ] {
         let mut both = plugin(first, json!({ "region": "eu-1", "does": "trap", "when_header": "x-do" }));
         both.fallback = Some(Fallback { compare: Compare::Always(true), ..second(then) });
@@ -325,7 +325,7 @@ async fn a_reload_that_changes_the_second_makes_the_plugin_anew_and_one_that_doe
     world.chain(pair("trap")).await;
     assert_eq!(state(&world)["quarantined"], true);
     let mut other = pair("trap");
-    other.fallback = Some(second("add_region_as.wasm"));
+    other.fallback = Some(second("../frozen/1.0.0/add_region_rust.wasm"));
     world.chain(other).await;
     assert_eq!(state(&world)["quarantined"], false);
     assert_eq!(world.metric("quarantined{plugin=\"p\"}"), 0.0);
