@@ -43,7 +43,7 @@ plugins:
   - {{ name: orders, match: {{ path: '/orders/*' }}, auth: {{ issuer: corp }}, plugins: [region], upstream: origin }}
 "
         ))
-        .file("region.wasm", include_bytes!("../../../plugins/prebuilt/add_region_rust.wasm"))
+        .file("region.wasm", include_bytes!("../../../plugins/prebuilt/add_region_as.wasm"))
         .set("origin", origin.address())
         .set("corp", corp.name())
         .set("jwks", corp.jwks_url())

@@ -399,7 +399,12 @@ impl<'a> Judge<'a> {
 
     /// Tells what was found and what is wrong with it; it does not hold.
     fn wrong(&mut self, value: &Value, why: &str) -> bool {
-        let found = if self.is_secret { "a value".to_owned() } else { brief(value) };
+        let found = match value {
+            _ if self.is_secret => "a value".to_owned(),
+            // It may be a secret, whatever the schema says of it. Its length helps to see which it is.
+            Value::String(text) => format!("a text of length {}", text.chars().count()),
+            other => brief(other),
+        };
         self.complain(&format!("found {found}: {}", shortened(why)))
     }
 
@@ -504,7 +509,12 @@ mod tests {
             (json!({ "type": ["integer", "null"] }), json!(3.0), json!(3.5), "c: found 3.5: expected integer or null"),
             (json!({ "type": "object" }), json!({}), json!([1]), "c: found a list of 1: expected object"),
             (json!({ "const": { "a": [1] } }), json!({ "a": [1.0] }), json!({ "a": [2] }), "expected an object of 1"),
-            (json!({ "enum": ["a", "b"] }), json!("b"), json!("c"), "c: found \"c\": expected one of \"a\", \"b\""),
+            (
+                json!({ "enum": ["a", "b"] }),
+                json!("b"),
+                json!("c"),
+                "c: found a text of length 1: expected one of \"a\", \"b\"",
+            ),
             (json!({ "maximum": 3 }), json!(3), json!(3.5), "expected at most 3"),
             (json!({ "exclusiveMaximum": 3 }), json!(2), json!(3), "expected less than 3"),
             (json!({ "minimum": 0.5 }), json!(0.5), json!(0), "expected at least 0.5"),
@@ -638,7 +648,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_written_is_never_told() {
+    fn texts_are_never_told_and_nothing_is_of_what_is_marked_as_only_written() {
+        let text = json!({ "properties": { "key": { "minLength": 20 } } });
+        let told = found(&text, &json!({ "key": "hunter2" })).unwrap();
+        assert_eq!(told, ["c.key: found a text of length 7: expected at least 20 characters"]);
         let secret =
             json!({ "properties": { "key": { "writeOnly": true, "allOf": [{ "minLength": 20 }], "enum": ["x"] } } });
         let told = found(&secret, &json!({ "key": "hunter2" })).unwrap();

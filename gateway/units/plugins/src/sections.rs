@@ -188,8 +188,8 @@ mod tests {
 
     #[test]
     fn numbers_may_be_padded_to_five_bytes_and_are_refused_where_cut_longer_or_larger() {
-        let cases: [(&[u8], Option<(usize, usize)>); 9] = [
-            (&[0], Some((0, 1))),
+        for (bytes, expected) in [
+            (&[0][..], Some((0, 1))),
             (&[0x80, 0x01], Some((128, 2))),
             (&[0x81, 0x80, 0x80, 0x80, 0x00], Some((1, 5))),
             (&[0xff, 0xff, 0xff, 0xff, 0x0f], Some((u32::MAX as usize, 5))),
@@ -198,8 +198,7 @@ mod tests {
             (&[0x80, 0x80, 0x80], None),
             (&[0x80], None),
             (&[], None),
-        ];
-        for (bytes, expected) in cases {
+        ] {
             assert_eq!(number(bytes), expected, "{bytes:x?}");
         }
     }

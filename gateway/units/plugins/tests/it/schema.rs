@@ -47,7 +47,7 @@ async fn the_example_that_carries_a_schema_accepts_what_it_asks_for_and_refuses_
         faults(&world, plugin("add_region_rust.wasm", wrong)).await,
         [
             "plugins.p.config.region: found 3: expected string",
-            "plugins.p.config.block_header: found \"\": expected at least 1 characters",
+            "plugins.p.config.block_header: found a text of length 0: expected at least 1 characters",
             "plugins.p.config.regoin: the plugin knows no such key: expected region, block_header",
         ]
     );
