@@ -227,7 +227,7 @@ fn told(faulty: &[Vec<Diagnostic>], as_json: bool) -> Result<Failure, Failure> {
     if as_json {
         let all: Vec<Diagnostic> = faulty.iter().flatten().cloned().collect();
         say(format_args!("{:#}\n", json!({ "ok": false, "faults": sluice_config::render::json(&all) })))?;
-        return Ok(Failure::Usage(format!("{errors} errors in fixtures")));
+        return Ok(Failure::Usage(format!("faults in fixtures: {errors}")));
     }
     let text: Vec<String> =
         faulty.iter().map(|diagnostics| sluice_config::render::text(diagnostics, load::colours())).collect();

@@ -51,14 +51,26 @@ pub(super) struct Answered {
 
 /// Why a side did not go on.
 enum Stopped {
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// Refused, or failed: the reason tells.
-    Refusal(Refusal),
+    Refusal(Box<Refusal>),
     /// Ended while the message was under way.
-    Ended(Refusal),
+    Ended(Box<Refusal>),
 }
 
 impl Stopped {
+    fn answered(answer: Answer) -> Self {
+        Self::Answer(Box::new(answer))
+    }
+
+    fn refused(refusal: Refusal) -> Self {
+        Self::Refusal(Box::new(refusal))
+    }
+
+    fn ended(refusal: Refusal) -> Self {
+        Self::Ended(Box::new(refusal))
+    }
+
     fn word(&self) -> Word {
         match self {
             Self::Answer(_) => Word::Answer,
@@ -108,7 +120,7 @@ pub(super) async fn play(case: &Ready, chain: &Chain, ear: &Ear, request_id: &st
                     match stopped {
                         // Its header has gone: the client sees that it is cut.
                         Stopped::Ended(why) => {
-                            refusal = Some(why);
+                            refusal = Some(*why);
                             so_far
                         }
                         stopped => instead(stopped, request_id, &mut refusal),
@@ -165,7 +177,7 @@ impl Exchange<'_> {
             if whole.len() > LONGEST_BODY {
                 let why = format!("more than {LONGEST_BODY} bytes, where plugins see bodies whole");
                 self.head = Some(Arc::new(head));
-                return Err(Stopped::Refusal(Refusal::new(Reason::BodyTooLarge).internal(why)));
+                return Err(Stopped::refused(Refusal::new(Reason::BodyTooLarge).internal(why)));
             }
             let (back, whole, outcome) = chain.on_request_body(head, whole, &mut self.visit).await;
             head = self.go_on(back, outcome)?;
@@ -189,13 +201,13 @@ impl Exchange<'_> {
                         Some(passage) => passage,
                         none => {
                             let made = Passage::of_request(&[chain], Arc::clone(&head), &mut self.visit).await;
-                            none.insert(made.map_err(Stopped::Ended)?)
+                            none.insert(made.map_err(Stopped::ended)?)
                         }
                     };
                     passage.piece(piece, is_last).await
                 }
             };
-            keep(&mut sent.pieces, passed.map_err(Stopped::Ended)?);
+            keep(&mut sent.pieces, passed.map_err(Stopped::ended)?);
         }
         Ok(sent)
     }
@@ -205,8 +217,8 @@ impl Exchange<'_> {
         self.passed();
         let stopped = match outcome {
             Outcome::Continue(_) => return Ok(head),
-            Outcome::Answer(answer) => Stopped::Answer(answer),
-            Outcome::Refuse(refusal) => Stopped::Refusal(refusal),
+            Outcome::Answer(answer) => Stopped::answered(answer),
+            Outcome::Refuse(refusal) => Stopped::refused(refusal),
         };
         self.head = Some(Arc::new(head));
         Err(stopped)
@@ -233,7 +245,7 @@ impl Exchange<'_> {
     async fn answer_into(&mut self, answered: &mut Answered) -> Result<(), Stopped> {
         let (chain, case) = (self.chain, self.case);
         let Some(request) = self.head.clone() else { return Ok(()) };
-        let mut header = response_header(&case.response).map_err(Stopped::Refusal)?;
+        let mut header = response_header(&case.response).map_err(Stopped::refused)?;
         returning::strip(&mut header);
         if chain.has_response_phase() {
             let head = ResponseHead { status: header.status, headers: header.headers.clone() };
@@ -241,18 +253,18 @@ impl Exchange<'_> {
             self.passed();
             let operations = match outcome {
                 Outcome::Continue(operations) => operations,
-                Outcome::Answer(answer) => return Err(Stopped::Answer(answer)),
-                Outcome::Refuse(refusal) => return Err(Stopped::Refusal(refusal)),
+                Outcome::Answer(answer) => return Err(Stopped::answered(answer)),
+                Outcome::Refuse(refusal) => return Err(Stopped::refused(refusal)),
             };
             let applied = header.set_status(head.status).and_then(|()| apply_to_response(&mut header, operations));
-            applied.map_err(|error| Stopped::Refusal(crate::headers::broken(error)))?;
+            applied.map_err(|error| Stopped::refused(crate::headers::broken(error)))?;
         }
         let mut passage = None;
         if chain.follows_response() && returning::may_have_body(&header) {
             if case.head.method != Method::HEAD {
                 let head = Arc::new(ResponseHead { status: header.status, headers: header.headers.clone() });
                 let made = Passage::of_response(&[chain], request, head, &mut self.visit).await;
-                passage = Some(made.map_err(Stopped::Refusal)?);
+                passage = Some(made.map_err(Stopped::refused)?);
             }
             if chain.sees_response_body() {
                 returning::rewritten(&mut header);
@@ -278,7 +290,7 @@ impl Exchange<'_> {
         }
         for (piece, is_last) in pieces {
             let passed = match &mut passage {
-                Some(passage) => passage.piece_now(piece, is_last).map_err(Stopped::Ended)?,
+                Some(passage) => passage.piece_now(piece, is_last).map_err(Stopped::ended)?,
                 None => piece,
             };
             keep(&mut answered.pieces, passed);
@@ -287,8 +299,8 @@ impl Exchange<'_> {
             let mut trailers = trailers;
             let mut last = Bytes::new();
             if let Some(passage) = &mut passage {
-                last = passage.piece_now(Bytes::new(), true).map_err(Stopped::Ended)?;
-                trailers = passage.trailers_now(trailers).map_err(Stopped::Ended)?;
+                last = passage.piece_now(Bytes::new(), true).map_err(Stopped::ended)?;
+                trailers = passage.trailers_now(trailers).map_err(Stopped::ended)?;
             }
             // What was held back is sent in their place.
             if last.is_empty() {
@@ -340,7 +352,7 @@ fn instead(stopped: Stopped, request_id: &str, why: &mut Option<Refusal>) -> Ans
                 headers.append(name.clone(), value.clone());
             }
             let told = (refusal.status(), headers, Bytes::from(refusal.problem(request_id)));
-            *why = Some(refusal);
+            *why = Some(*refusal);
             told
         }
     };
