@@ -150,7 +150,7 @@ impl Plugin {
 
         let result = self.outcome(result, &living);
         let subject = living.take_subject();
-        if self.component.has_phase_after(phase) && matches!(result, Ok(Word::Continue)) {
+        if (self.component.has_phase_after(phase) || visit.keeps_all) && matches!(result, Ok(Word::Continue)) {
             visit.keep(living);
         }
         (subject, result)

@@ -1,0 +1,265 @@
+//! What a plugin costs, measured in the very unit that serves: its calls, its instances' memory, compiling and loading it.
+
+use std::collections::BTreeMap;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus_client::registry::Registry;
+use sluice_plugins::{
+    CacheBounds, Chain, Deps, Ended, Handle, Options, Passage, PluginConfig, RequestHead, ResponseHead, Unit, Visit,
+};
+use sluice_vocabulary::clock::{SystemClock, SystemEntropy};
+use sluice_vocabulary::ports::Inspect as _;
+use sluice_vocabulary::unit::{State, Stop, Stopper, Task as _};
+use sluice_vocabulary::{Path, PluginName};
+
+use super::super::test::{Ready, who};
+use crate::cli::Failure;
+
+/// Calls before those that are measured.
+const WARM_UP: usize = 200;
+/// Instances that are weighed together.
+const WEIGHED: usize = 64;
+/// How often loading from the cache is measured.
+const LOADS: usize = 9;
+
+/// What was measured.
+pub(super) struct Measured {
+    pub(super) phases: Vec<Phase>,
+    /// Calls that failed, by reason.
+    pub(super) failures: BTreeMap<String, u64>,
+    /// Bytes that one more instance takes; none where the plugin's header phases do not go on, so that none is kept.
+    pub(super) resident: Option<u64>,
+    pub(super) compile: Duration,
+    /// None where nothing was kept.
+    pub(super) load: Option<Duration>,
+}
+
+/// One phase's calls.
+pub(super) struct Phase {
+    pub(super) name: &'static str,
+    /// Each in an instance of its own; empty where the message does not lead there.
+    pub(super) fresh: Vec<Duration>,
+}
+
+/// A unit at work.
+struct Sandbox {
+    handle: Handle,
+    stopper: Stopper,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Sandbox {
+    async fn open() -> Result<Self, Failure> {
+        let deps = Deps { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
+        let (handle, mut task) = Unit::new(deps, Options::default(), &mut Registry::default()).map_err(Failure::run)?;
+        let (stopper, stop) = Stop::new();
+        let task = tokio::spawn(async move { task.run(stop).await });
+        let mut state = handle.health().watch();
+        let state = state.wait_for(|state| *state != State::Starting).await.map_err(Failure::run)?.clone();
+        if state.serves() {
+            Ok(Self { handle, stopper, task })
+        } else {
+            Err(Failure::Run(format!("the plugin sandbox cannot be used: {state:?}")))
+        }
+    }
+
+    /// Loads the plugin as a gateway does, and puts it in force; gives how long loading took.
+    async fn load(
+        &self,
+        name: &PluginName,
+        plugin: &PluginConfig,
+        base: &FilePath,
+    ) -> Result<(Arc<Chain>, Duration), Failure> {
+        let plugins = BTreeMap::from([(name.clone(), plugin.clone())]);
+        let begun = Instant::now();
+        let prepared = self.handle.prepare(&plugins, &Path::root(), base).await;
+        let took = begun.elapsed();
+        let said = |faults: Vec<sluice_vocabulary::Fault>| {
+            let said: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            Failure::Usage(said.join("; "))
+        };
+        let prepared = prepared.map_err(said)?;
+        let chain = prepared.chain(std::slice::from_ref(name), &Path::root()).map_err(said)?;
+        self.handle.commit(prepared);
+        Ok((chain, took))
+    }
+
+    async fn close(self) {
+        self.stopper.stop();
+        // It has nothing to say that would matter now.
+        let _ = self.task.await;
+    }
+}
+
+/// Measures a plugin on the message of `case`.
+pub(super) async fn measure(
+    case: &Ready,
+    base: &FilePath,
+    phases: &[&'static str],
+    calls: usize,
+) -> Result<Measured, Failure> {
+    let name = PluginName::new("measured").map_err(Failure::run)?;
+    let sandbox = Sandbox::open().await?;
+    let (chain, compile) = sandbox.load(&name, &case.plugin, base).await?;
+    let mut measured = Vec::with_capacity(phases.len());
+    for phase in phases {
+        let mut fresh = Vec::with_capacity(calls);
+        for call in 0..WARM_UP + calls {
+            match called(phase, case, &chain).await {
+                Some(took) if call >= WARM_UP => fresh.push(took),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        measured.push(Phase { name: phase, fresh });
+    }
+    let resident = weighed(case, &chain).await;
+    let failures = failures(&sandbox.handle, &name);
+    drop(chain);
+    sandbox.close().await;
+    let load = loaded(&name, &case.plugin, base).await?;
+    Ok(Measured { phases: measured, failures, resident, compile, load })
+}
+
+/// How long one call took in an instance of its own; none where the message does not lead to the phase.
+async fn called(phase: &str, case: &Ready, chain: &Chain) -> Option<Duration> {
+    let who = who(case, "measured");
+    let mut visit = Visit::new(who.clone());
+    let request = || Arc::new(case.head.clone());
+    match phase {
+        "request-headers" => {
+            let head = case.head.clone();
+            let begun = Instant::now();
+            let done = chain.on_request(head, &mut visit).await;
+            drop(visit);
+            took(begun, done)
+        }
+        "request-body" => {
+            let (head, body) = (case.head.clone(), case.body.whole());
+            let begun = Instant::now();
+            let done = chain.on_request_body(head, body, &mut visit).await;
+            drop(visit);
+            took(begun, done)
+        }
+        "request-chunk" => {
+            let (request, piece) = (request(), case.body.whole());
+            if piece.is_empty() {
+                return None;
+            }
+            let begun = Instant::now();
+            let mut passage = Passage::of_request(&[chain], request, &mut visit).await.ok()?;
+            let done = passage.piece(piece, true).await;
+            drop(passage);
+            took(begun, done)
+        }
+        "response-headers" => {
+            let (request, head) = (request(), case.response.clone());
+            let begun = Instant::now();
+            let done = chain.on_response(request, head, &mut visit).await;
+            drop(visit);
+            took(begun, done)
+        }
+        "response-body" | "response-chunk" | "response-trailers" => {
+            let (request, head) = (request(), Arc::new(case.response.clone()));
+            let trailers = case.trailers.clone();
+            let begun = Instant::now();
+            let mut passage = Passage::of_response(&[chain], request, head, &mut visit).await.ok()?;
+            if phase == "response-trailers" {
+                let done = passage.trailers_now(trailers?);
+                drop(passage);
+                return took(begun, done);
+            }
+            let done = passage.piece_now(case.response_body.whole(), true);
+            drop(passage);
+            took(begun, done)
+        }
+        "exchange-end" => {
+            // Whom to tell is noted by the phases before.
+            let _ = chain.on_request(case.head.clone(), &mut visit).await;
+            let ends = visit.take_ends();
+            drop(visit);
+            let (request, ended) = (request(), ended(case));
+            let begun = Instant::now();
+            ends.tell(request, who, ended).await;
+            Some(begun.elapsed())
+        }
+        _ => None,
+    }
+}
+
+/// The time since a call began, taken before what it gave is given up.
+fn took<T>(begun: Instant, done: T) -> Option<Duration> {
+    let took = begun.elapsed();
+    drop(done);
+    Some(took)
+}
+
+fn ended(case: &Ready) -> Ended {
+    Ended {
+        status: case.response.status.as_u16(),
+        duration: case.end.duration,
+        request_bytes: case.body.whole().len() as u64,
+        response_bytes: case.response_body.whole().len() as u64,
+        upstream: Some(case.upstream.clone()),
+        refused: None,
+    }
+}
+
+/// What one more instance takes of the machine's memory: many are made, each after one call, and held together.
+async fn weighed(case: &Ready, chain: &Chain) -> Option<u64> {
+    let (mut held, mut first) = (Vec::with_capacity(WEIGHED + 1), None);
+    let request: Arc<RequestHead> = Arc::new(case.head.clone());
+    for _ in 0..=WEIGHED {
+        let mut visit = Visit::new(who(case, "measured")).keeping_all();
+        drop(chain.on_request(case.head.clone(), &mut visit).await);
+        if visit.kept() == 0 {
+            let head: ResponseHead = case.response.clone();
+            drop(chain.on_response(Arc::clone(&request), head, &mut visit).await);
+        }
+        if visit.kept() == 0 {
+            return None;
+        }
+        held.push(visit);
+        first = first.or_else(resident);
+    }
+    let grown = resident()?.saturating_sub(first?);
+    drop(held);
+    Some(grown / WEIGHED as u64)
+}
+
+/// Bytes of this process that are in the machine's memory.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn failures(handle: &Handle, name: &PluginName) -> BTreeMap<String, u64> {
+    let page = handle.inspect();
+    let counted = page["plugins"][name.as_str()]["failures"].as_object().cloned().unwrap_or_default();
+    counted
+        .into_iter()
+        .filter_map(|(reason, count)| Some((reason, count.as_u64().filter(|count| *count > 0)?)))
+        .collect()
+}
+
+/// How long a start takes to load it from a cache of compiled components: the median of several.
+async fn loaded(name: &PluginName, plugin: &PluginConfig, base: &FilePath) -> Result<Option<Duration>, Failure> {
+    let folder = tempfile::tempdir().map_err(Failure::run)?;
+    let mut times = Vec::with_capacity(LOADS);
+    // The first compiles, and keeps what it compiled.
+    for round in 0..=LOADS {
+        let sandbox = Sandbox::open().await?;
+        sandbox.handle.keep_in(Some(folder.path()), CacheBounds::default());
+        let (chain, took) = sandbox.load(name, plugin, base).await?;
+        drop(chain);
+        if round > 0 && sandbox.handle.inspect()["plugins"][name.as_str()]["from_cache"] == true {
+            times.push(took);
+        }
+        sandbox.close().await;
+    }
+    times.sort();
+    Ok(times.get(times.len() / 2).copied())
+}
