@@ -29,7 +29,7 @@ pub(super) struct Measured {
     pub(super) phases: Vec<Phase>,
     /// Calls that failed, by reason.
     pub(super) failures: BTreeMap<String, u64>,
-    /// Bytes that one more instance takes; none where the plugin's header phases do not go on, so that none is kept.
+    /// Bytes that one more instance takes; none where no phase of the plugin's goes on, so that none is kept.
     pub(super) resident: Option<u64>,
     pub(super) compile: Duration,
     /// None where nothing was kept.
@@ -210,23 +210,48 @@ fn ended(case: &Ready) -> Ended {
 /// What one more instance takes of the machine's memory: many are made, each after one call, and held together.
 async fn weighed(case: &Ready, chain: &Chain) -> Option<u64> {
     let (mut held, mut first) = (Vec::with_capacity(WEIGHED + 1), None);
-    let request: Arc<RequestHead> = Arc::new(case.head.clone());
     for _ in 0..=WEIGHED {
-        let mut visit = Visit::new(who(case, "measured")).keeping_all();
-        drop(chain.on_request(case.head.clone(), &mut visit).await);
-        if visit.kept() == 0 {
-            let head: ResponseHead = case.response.clone();
-            drop(chain.on_response(Arc::clone(&request), head, &mut visit).await);
-        }
-        if visit.kept() == 0 {
-            return None;
-        }
-        held.push(visit);
+        held.push(instance(case, chain).await?);
         first = first.or_else(resident);
     }
     let grown = resident()?.saturating_sub(first?);
     drop(held);
     Some(grown / WEIGHED as u64)
+}
+
+/// What holds an instance.
+enum Holder {
+    Visit { _visit: Visit },
+    Passage { _passage: Passage },
+}
+
+/// An instance after one call of the first phase that it goes on after; none where there is no such phase.
+async fn instance(case: &Ready, chain: &Chain) -> Option<Holder> {
+    let mut visit = Visit::new(who(case, "measured")).keeping_all();
+    let request: Arc<RequestHead> = Arc::new(case.head.clone());
+    if chain.has_request_phase() {
+        drop(chain.on_request(case.head.clone(), &mut visit).await);
+    }
+    if visit.kept() == 0 && chain.has_request_body_phase() {
+        drop(chain.on_request_body(case.head.clone(), case.body.whole(), &mut visit).await);
+    }
+    if visit.kept() == 0 && chain.has_response_phase() {
+        drop(chain.on_response(Arc::clone(&request), case.response.clone(), &mut visit).await);
+    }
+    if visit.kept() > 0 {
+        return Some(Holder::Visit { _visit: visit });
+    }
+    // What sees a body under way is its body's until the end.
+    let (mut passage, piece) = if chain.follows_response() {
+        let response: Arc<ResponseHead> = Arc::new(case.response.clone());
+        (Passage::of_response(&[chain], request, response, &mut visit).await.ok()?, case.response_body.whole())
+    } else if chain.has_request_chunk_phase() {
+        (Passage::of_request(&[chain], request, &mut visit).await.ok()?, case.body.whole())
+    } else {
+        return None;
+    };
+    passage.piece(piece, true).await.ok()?;
+    Some(Holder::Passage { _passage: passage })
 }
 
 /// Bytes of this process that are in the machine's memory.

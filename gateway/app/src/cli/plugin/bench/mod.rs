@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use sluice_config::Source;
 use sluice_plugins::{Against, ComponentSource, Grants, KeyValueGrant, PluginConfig, Survey, survey};
 use sluice_vocabulary::UpstreamName;
-use sluice_vocabulary::measure::ByteSize;
 
 use self::measure::{Measured, measure};
 use super::test::{Given, Ready, cases_of};
@@ -201,11 +200,10 @@ fn text(case: &Ready, survey: &Survey, measured: &Measured, calls: u32) -> Strin
         }
     }
     text.push_str("  reused              no instance serves a second request here\n");
-    let resident = measured.resident.map_or_else(
-        || "not told: its header phases do not go on".to_owned(),
-        |bytes| ByteSize::bytes(bytes).to_string(),
-    );
-    text.push_str(&format!("  resident            {resident} for one more instance\n"));
+    match measured.resident {
+        Some(bytes) => text.push_str(&format!("  resident            {bytes} bytes for one more instance\n")),
+        None => text.push_str("  resident            not told: no phase goes on with this message\n"),
+    }
     text.push_str(&format!("  compile             {:.0} µs\n", micros(measured.compile)));
     match measured.load {
         Some(load) => text.push_str(&format!("  load from the cache {:.0} µs\n", micros(load))),
