@@ -181,3 +181,68 @@ async fn a_reload_with_a_configuration_that_a_plugin_does_not_accept_is_refused_
     assert_eq!(client().get(edge.url("/")).send().await.header("x-region"), Some("eu-2"));
     edge.stop().await;
 }
+
+/// What `sluice plugin bench` tells, of a few calls.
+async fn measured(arguments: &[&str]) -> (Option<i32>, Value) {
+    let all = ["plugin", "bench", "--json", "--calls", "20"].iter().chain(arguments);
+    let outcome = run_to_end(all).await;
+    let page = serde_json::from_str(&outcome.stdout).unwrap_or_else(|_| panic!("no JSON: {outcome:?}"));
+    (outcome.code, page)
+}
+
+#[tokio::test]
+async fn what_a_component_costs_is_measured_phase_by_phase() {
+    let file = prebuilt("add_region_rust.wasm");
+    let (code, page) = measured(&[file.to_str().unwrap()]).await;
+    assert_eq!(
+        (code, page["calls"].as_u64(), &page["failures"]),
+        (Some(0), Some(20), &serde_json::json!({})),
+        "{page:#}"
+    );
+    let phases = page["phases"].as_object().unwrap();
+    assert_eq!(phases.keys().collect::<Vec<_>>(), ["request-headers", "response-headers"], "{page:#}");
+    for phase in phases.values() {
+        let (median, p99) = (phase["fresh"]["median_us"].as_f64().unwrap(), phase["fresh"]["p99_us"].as_f64().unwrap());
+        assert!(0.0 < median && median <= p99, "{page:#}");
+        assert!(phase["reused"]["median_us"].as_f64().is_some_and(|median| median > 0.0), "{page:#}");
+    }
+    for key in ["bytes", "resident_bytes_per_instance", "compile_us", "load_from_cache_us"] {
+        assert!(page[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {page:#}");
+    }
+
+    let outcome = run_to_end(["plugin", "bench", "--calls", "20", file.to_str().unwrap()]).await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    for said in ["request-headers", "fresh: P50", "P99", "used again", "load from the cache"] {
+        assert!(outcome.stdout.contains(said), "{said:?} in {}", outcome.stdout);
+    }
+}
+
+#[tokio::test]
+async fn a_fixture_chooses_the_message_that_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixtures = folder.path().join("fixtures.yaml");
+    let text = format!(
+        "plugin: {{ component: '{}', limits: {{ deadline: 500ms }} }}\ncases:\n  - name: bare\n  - {{ name: a body, config: {{ phase: request-body, does: upper }}, request: {{ method: POST, body: abc }} }}\n  - {{ name: fails, config: {{ phase: request-body, does: trap }} }}\n",
+        prebuilt("bodies.wasm").display()
+    );
+    std::fs::write(&fixtures, text).unwrap();
+    let fixtures = fixtures.to_str().unwrap();
+    let (code, page) = measured(&["--fixture", fixtures, "--case", "a body"]).await;
+    assert_eq!((code, &page["message"]), (Some(0), &"a body".into()), "{page:#}");
+    assert!(page["phases"]["request-body"]["fresh"]["median_us"].is_number(), "{page:#}");
+    assert!(page["phases"]["exchange-end"]["fresh"]["median_us"].is_number(), "{page:#}");
+    let (code, page) = measured(&["--fixture", fixtures, "--case", "fails"]).await;
+    assert!(code == Some(1) && page["failures"]["trap"].as_u64().is_some_and(|count| count >= 20), "{page:#}");
+
+    for (arguments, said) in [
+        (vec!["--fixture", fixtures, "--case", "none"], "there is: bare, a body, fails"),
+        (vec!["/nonexistent.wasm"], "cannot read /nonexistent.wasm"),
+        (vec![], "required"),
+    ] {
+        let outcome = run_to_end(["plugin", "bench"].into_iter().chain(arguments.iter().copied())).await;
+        assert!(outcome.code == Some(2) && outcome.stderr.contains(said), "{arguments:?}: {outcome:?}");
+    }
+    let probe = prebuilt("probe.wasm");
+    let (code, page) = measured(&[probe.to_str().unwrap()]).await;
+    assert_eq!(code, Some(0), "what it imports it is granted: {page:#}");
+}

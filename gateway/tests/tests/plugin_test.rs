@@ -304,6 +304,10 @@ cases:
     expect_each:
       - { request: { headers: { x-act-0: Ok(None) } } }
       - { request: { headers: { x-act-0: Ok(None) } } }
+  - name: what passed in the cases before does not show
+    config: { ask: [clock.now] }
+    at: 1000
+    expect: { request: { headers: { x-clock-now: '1000000000000' } } }
   - name: another upstream and a tag
     config: { act: [choose fast, tag plan gold] }
     expect: { upstream: fast, tags: { plan: gold, other: { absent: true } } }

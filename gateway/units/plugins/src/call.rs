@@ -84,11 +84,10 @@ impl Call {
         self.lines_said_before = 0;
     }
 
-    /// The first phase of another request, in the same instance.
-    pub(crate) fn next_request(&mut self, subject: Subject, who: Who, plugin: &Plugin) {
+    /// Another request, in the same instance. Say which phase is next.
+    pub(crate) fn next_request(&mut self, who: Who) {
         self.who = who;
         self.bounds.begin_anew();
-        self.next_phase(subject, plugin);
     }
 
     /// Its request is over: nothing of it is held on to.

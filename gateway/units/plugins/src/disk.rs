@@ -82,6 +82,9 @@ pub(crate) struct Found {
     pub(crate) record: Record,
 }
 
+/// What has changed in a space: none for a key that is not there any more.
+pub(crate) type Changes = Vec<(Box<str>, Option<Record>)>;
+
 /// The file, and what waits to be written to it.
 pub(crate) struct Disk {
     path: String,
@@ -167,7 +170,7 @@ impl Disk {
         result
     }
 
-    fn commit(&self, changes: &[(Vec<(Box<str>, Option<Record>)>, Owner, Arc<Space>)]) -> Result<(), redb::Error> {
+    fn commit(&self, changes: &[(Changes, Owner, Arc<Space>)]) -> Result<(), redb::Error> {
         let (now, unix) = self.now();
         let transaction = self.database.begin_write()?;
         {

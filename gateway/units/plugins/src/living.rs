@@ -165,21 +165,13 @@ impl Living {
     }
 
     /// An instance that served another request of the same tenant, for this one.
-    pub(crate) fn again(
-        rested: Rested,
-        plugin: &Arc<Plugin>,
-        seat: Seat,
-        subject: Subject,
-        who: &Who,
-    ) -> Result<Self, (Subject, Failure)> {
+    pub(crate) fn again(rested: Rested, plugin: &Arc<Plugin>, seat: Seat, who: &Who) -> Result<Self, Failure> {
         let Rested { resting, mut store, instance, served, slot, .. } = rested;
         drop(resting);
         // After that: whoever makes the ticks looks at how many run.
-        if let Err(failure) = plugin.sandbox.is_watched() {
-            return Err((subject, failure));
-        }
+        plugin.sandbox.is_watched()?;
         plugin.shared.metrics.reused.inc();
-        store.data_mut().next_request(subject, who.clone(), plugin);
+        store.data_mut().next_request(who.clone());
         let place = Place { plugin: Arc::clone(plugin), _seat: seat, slot };
         Ok(Self { kept: None, store, instance: Some(instance), served, place })
     }

@@ -133,15 +133,18 @@ impl Plugin {
                 };
                 let rested = self.shelf.take(visit.who.tenant.as_ref());
                 let living = match rested {
-                    Some(rested) => Living::again(rested, self, seat, subject, &visit.who),
-                    None => match Place::of(self, seat, &mut patience).await {
-                        Ok(place) => Ok(Living::new(place, subject, &visit.who)),
-                        Err(failure) => Err((subject, failure)),
-                    },
+                    Some(rested) => Living::again(rested, self, seat, &visit.who),
+                    None => {
+                        let place = Place::of(self, seat, &mut patience).await;
+                        place.map(|place| Living::new(place, Subject::none(), &visit.who))
+                    }
                 };
                 match living {
-                    Ok(living) => living,
-                    Err((subject, failure)) => return (subject, Err(failure)),
+                    Ok(mut living) => {
+                        living.next_phase(subject);
+                        living
+                    }
+                    Err(failure) => return (subject, Err(failure)),
                 }
             }
         };
@@ -172,7 +175,7 @@ impl Plugin {
         let result = self.outcome(result, &living);
         let subject = living.take_subject();
         match result {
-            Ok(Word::Continue) if self.component.has_phase_after(phase) => visit.keep(living),
+            Ok(Word::Continue) if self.component.has_phase_after(phase) || visit.keeps_all => visit.keep(living),
             Ok(_) => living.retire(),
             Err(_) => {}
         }

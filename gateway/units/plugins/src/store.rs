@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use sluice_vocabulary::{PluginName, TenantId};
 
 use crate::contract::key_value::{Entry as Told, StoreFault};
-use crate::disk::{Disk, Found, NoDisk, Owner};
+use crate::disk::{Changes, Disk, Found, NoDisk, Owner};
 
 /// Bytes of a key.
 const LONGEST_KEY: usize = 256;
@@ -408,8 +408,8 @@ impl Space {
         }
     }
 
-    /// What has changed since this was asked last: none for what is not there any more.
-    pub(crate) fn take_changes(&self) -> Vec<(Box<str>, Option<Record>)> {
+    /// What has changed since this was asked last.
+    pub(crate) fn take_changes(&self) -> Changes {
         // Before anything is looked at: whoever changes something from now on tells of it again.
         self.is_told_of.store(false, Ordering::Release);
         let mut changes = Vec::new();

@@ -21,12 +21,26 @@ pub struct Visit {
     kept: SmallVec<[Living; 1]>,
     effects: Effects,
     pub(crate) ends: Ends,
+    /// Whether instances stay that no further phase asks for.
+    pub(crate) keeps_all: bool,
 }
 
 impl Visit {
     /// The stay of a request that has met no plugin yet.
     pub fn new(who: Who) -> Self {
-        Self { who, kept: SmallVec::new(), effects: Effects::default(), ends: Ends::default() }
+        Self { who, kept: SmallVec::new(), effects: Effects::default(), ends: Ends::default(), keeps_all: false }
+    }
+
+    /// The same, keeping each instance until it is dropped, also one that no further phase asks for: for whoever weighs them.
+    #[must_use]
+    pub fn keeping_all(mut self) -> Self {
+        self.keeps_all = true;
+        self
+    }
+
+    /// How many instances it keeps.
+    pub fn kept(&self) -> usize {
+        self.kept.len()
     }
 
     /// What plugins asked for beside changes of the header, since this was last asked.

@@ -1,5 +1,6 @@
 //! `sluice plugin`: what a plugin's author and its operator ask of a component before it is served.
 
+mod bench;
 mod check;
 mod sign;
 mod test;
@@ -12,6 +13,8 @@ pub(crate) enum Command {
     Check(check::Arguments),
     /// Play fixtures through the sandbox that serves, and say what came out otherwise than expected
     Test(test::Arguments),
+    /// Measure what a component costs: each phase in a fresh instance, memory, compiling, loading
+    Bench(bench::Arguments),
     /// Make a key to sign components with
     Keygen(sign::Keygen),
     /// Sign components, so that gateways can ask for it by signed_by
@@ -22,6 +25,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Check(arguments) => check::run(arguments),
         Command::Test(arguments) => test::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Keygen(arguments) => sign::keygen(arguments),
         Command::Sign(arguments) => sign::sign(arguments),
     }

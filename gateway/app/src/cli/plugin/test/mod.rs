@@ -16,9 +16,11 @@ use sluice_config::{Diagnostic, Document, Source};
 use sluice_plugins::PluginConfig;
 use sluice_vocabulary::PluginName;
 
+pub(super) use self::play::who;
+pub(super) use self::ready::Ready;
+
 use self::format::Fixtures;
 use self::listen::Ear;
-use self::ready::Ready;
 use self::report::{CaseOutcome, Outcome};
 use self::stage::{Stage, on_a_runtime};
 use crate::cli::{Failure, load, say};
@@ -61,11 +63,11 @@ pub(crate) struct Arguments {
 }
 
 /// A plugin of a gateway's configuration.
-struct Given {
+pub(super) struct Given {
     config: load::Loaded,
-    file: PathBuf,
+    pub(super) file: PathBuf,
     name: PluginName,
-    plugin: PluginConfig,
+    pub(super) plugin: PluginConfig,
 }
 
 /// A file that was read, ready to be played.
@@ -127,7 +129,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 impl Given {
-    fn of(file: &Path, name: &str) -> Result<Self, Failure> {
+    pub(super) fn of(file: &Path, name: &str) -> Result<Self, Failure> {
         let config = load::read(file).map_err(|faults| Failure::Usage(faults.for_terminal()))?;
         let found = config.config.plugins.iter().find(|(known, _)| known.as_str() == name);
         let Some((name, plugin)) = found.map(|(name, plugin)| (name.clone(), plugin.clone())) else {
@@ -163,12 +165,27 @@ fn found() -> Result<Vec<PathBuf>, Failure> {
 /// A file's cases, or its faults.
 fn open(file: &Path, given: Option<&Given>) -> Result<Result<Opened, Vec<Diagnostic>>, Failure> {
     let source = Source::read(file).map_err(Failure::usage)?;
-    let document = match Document::parse(&source) {
+    open_source(file, &source, given.map(|given| &given.plugin))
+}
+
+/// The cases that a text holds, for `plugin`, or for the text's own where none is given.
+pub(super) fn cases_of(file: &Path, source: &Source, plugin: Option<&PluginConfig>) -> Result<Vec<Ready>, Failure> {
+    match open_source(file, source, plugin)? {
+        Ok(opened) => Ok(opened.cases),
+        Err(diagnostics) => Err(told(&[diagnostics], false)?),
+    }
+}
+
+fn open_source(
+    file: &Path,
+    source: &Source,
+    plugin: Option<&PluginConfig>,
+) -> Result<Result<Opened, Vec<Diagnostic>>, Failure> {
+    let document = match Document::parse(source) {
         Ok(document) => document,
         Err(diagnostics) => return Ok(Err(diagnostics)),
     };
     let mut cases = Vec::new();
-    let plugin = given.map(|given| &given.plugin);
     let accepted = sluice_config::load::<Fixtures>(&document).check(|fixtures, faults| {
         cases = ready::ready(fixtures, plugin, faults);
     });

@@ -97,12 +97,18 @@ struct Exchange<'a> {
     head: Option<Arc<RequestHead>>,
 }
 
-/// Plays a case once.
-pub(super) async fn play(case: &Ready, chain: &Chain, ear: &Ear, request_id: &str) -> Played {
+/// Whose request a case's is.
+pub(in crate::cli::plugin) fn who(case: &Ready, request_id: &str) -> Who {
     let mut who = Who::new(request_id.into(), case.tenant.clone());
     who.identity.clone_from(&case.identity);
     who.link = Some(case.link.clone());
     who.upstream = Some(case.upstream.clone());
+    who
+}
+
+/// Plays a case once.
+pub(super) async fn play(case: &Ready, chain: &Chain, ear: &Ear, request_id: &str) -> Played {
+    let who = who(case, request_id);
     ear.take();
     let visit = Visit::new(who.clone());
     let mut exchange =

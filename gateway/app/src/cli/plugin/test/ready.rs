@@ -20,44 +20,44 @@ use super::format::{self, Case, Content, Expect, Field, Fixtures, Logged, Outcom
 use super::wanted::{Wanted, WantedField, bytes, field_name, field_value};
 
 /// A case, ready to be played.
-pub(super) struct Ready {
-    pub(super) name: String,
+pub(in crate::cli::plugin) struct Ready {
+    pub(in crate::cli::plugin) name: String,
     /// Where it stands in its file's list.
-    pub(super) index: usize,
-    pub(super) plugin: PluginConfig,
-    pub(super) at: u64,
-    pub(super) every: Duration,
-    pub(super) store: Vec<(String, Vec<u8>)>,
-    pub(super) upstream: UpstreamName,
-    pub(super) head: RequestHead,
-    pub(super) body: Body,
-    pub(super) tenant: Option<TenantId>,
-    pub(super) identity: Option<Arc<Identity>>,
-    pub(super) link: Link,
-    pub(super) response: ResponseHead,
-    pub(super) response_body: Body,
-    pub(super) trailers: Option<HeaderMap>,
-    pub(super) end: End,
+    pub(in crate::cli::plugin) index: usize,
+    pub(in crate::cli::plugin) plugin: PluginConfig,
+    pub(in crate::cli::plugin) at: u64,
+    pub(in crate::cli::plugin) every: Duration,
+    pub(in crate::cli::plugin) store: Vec<(String, Vec<u8>)>,
+    pub(in crate::cli::plugin) upstream: UpstreamName,
+    pub(in crate::cli::plugin) head: RequestHead,
+    pub(in crate::cli::plugin) body: Body,
+    pub(in crate::cli::plugin) tenant: Option<TenantId>,
+    pub(in crate::cli::plugin) identity: Option<Arc<Identity>>,
+    pub(in crate::cli::plugin) link: Link,
+    pub(in crate::cli::plugin) response: ResponseHead,
+    pub(in crate::cli::plugin) response_body: Body,
+    pub(in crate::cli::plugin) trailers: Option<HeaderMap>,
+    pub(in crate::cli::plugin) end: End,
     /// One for each time it is played, none where nothing is expected of that one.
     pub(super) expectations: Vec<Option<Expectation>>,
 }
 
 /// A body, in the pieces in which it comes.
 #[derive(Debug, Clone)]
-pub(super) enum Body {
+pub(in crate::cli::plugin) enum Body {
     None,
     Whole(Bytes),
     Pieces(Vec<Bytes>),
 }
 
 /// How an exchange is said to have ended.
-pub(super) struct End {
-    pub(super) status: Option<u16>,
-    pub(super) duration: Duration,
-    pub(super) request_bytes: Option<u64>,
-    pub(super) response_bytes: Option<u64>,
-    pub(super) upstream: Option<UpstreamName>,
-    pub(super) refused: Option<&'static str>,
+pub(in crate::cli::plugin) struct End {
+    pub(in crate::cli::plugin) status: Option<u16>,
+    pub(in crate::cli::plugin) duration: Duration,
+    pub(in crate::cli::plugin) request_bytes: Option<u64>,
+    pub(in crate::cli::plugin) response_bytes: Option<u64>,
+    pub(in crate::cli::plugin) upstream: Option<UpstreamName>,
+    pub(in crate::cli::plugin) refused: Option<&'static str>,
 }
 
 /// What is to come of one exchange.
@@ -94,7 +94,7 @@ impl ExpectedMessage {
 
 impl Body {
     /// Its pieces, each with whether it is the last.
-    pub(super) fn pieces(&self) -> Vec<(Bytes, bool)> {
+    pub(in crate::cli::plugin) fn pieces(&self) -> Vec<(Bytes, bool)> {
         match self {
             Self::None => Vec::new(),
             Self::Whole(whole) => vec![(whole.clone(), true)],
@@ -105,7 +105,7 @@ impl Body {
         }
     }
 
-    pub(super) fn whole(&self) -> Bytes {
+    pub(in crate::cli::plugin) fn whole(&self) -> Bytes {
         match self {
             Self::None => Bytes::new(),
             Self::Whole(whole) => whole.clone(),

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use sluice_plugins::{Deps, Handle, Options, PluginConfig, Prepared, SystemResolver, Unit};
-use sluice_vocabulary::clock::{ManualClock, SystemEntropy};
+use sluice_vocabulary::clock::{Clock as _, ManualClock, SystemEntropy};
 use sluice_vocabulary::fault::Step;
 use sluice_vocabulary::unit::{State, Stop, Stopper, Task as _};
 use sluice_vocabulary::{Fault, Path, PluginName};
@@ -101,6 +102,9 @@ impl Stage {
         self.handle.commit(prepared);
         let mut verdicts = Vec::with_capacity(cases.len());
         for (case, (name, chain)) in cases.iter().zip(&chains).filter(|(case, _)| chosen(case)) {
+            // It begins with a whole second, whatever passed in the cases before.
+            let begun = self.clock.since_epoch().subsec_nanos();
+            self.clock.advance(Duration::from_secs(1) - Duration::from_nanos(begun.into()));
             self.clock.set(case.at);
             for (key, value) in &case.store {
                 self.handle.store(name, case.tenant.as_ref(), key, value).map_err(|why| {
