@@ -6,7 +6,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 BIN := target/debug/sluice
 
-.PHONY: help setup build demo test bench fmt lint deny prebuilt clean
+.PHONY: help setup build demo test test-templates bench fmt lint deny prebuilt clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -29,6 +29,10 @@ test: setup ## Sets everything up and passes every test
 	@$(CARGO) xtask prebuilt --check
 	@echo "== running every test =="
 	@$(CARGO) test --locked --workspace
+
+test-templates: build ## Makes a plugin project in each language, builds it and plays its fixtures (fetches compilers)
+	@./gateway/setup.sh test
+	@$(CARGO) xtask templates
 
 bench: setup ## Measures beside the peers and writes raw JSON into gateway/bench/results/
 	@./gateway/setup.sh bench

@@ -42,22 +42,33 @@ async fn passes(yaml: &str) {
     assert_eq!((code, &page["ok"]), (Some(0), &true.into()), "{page:#}");
 }
 
+/// The fixtures of all examples.
+fn examples() -> Vec<PathBuf> {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/examples");
+    let fixtures = std::fs::read_dir(examples).unwrap().map(|example| example.unwrap().path().join("fixtures.yaml"));
+    let fixtures: Vec<_> = fixtures.collect();
+    assert!(fixtures.len() >= 7, "{fixtures:?}");
+    fixtures
+}
+
 #[tokio::test]
 async fn the_fixtures_of_every_example_pass() {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins/examples");
-    let mut count = 0;
-    for example in std::fs::read_dir(examples).unwrap() {
-        for file in std::fs::read_dir(example.unwrap().path()).unwrap() {
-            let file = file.unwrap().path();
-            let name = file.file_name().unwrap().to_str().unwrap();
-            if name.starts_with("fixtures") && name.ends_with(".yaml") {
-                let outcome = run_to_end(["plugin", "test", file.to_str().unwrap()]).await;
-                assert_eq!(outcome.code, Some(0), "{}: {}{}", file.display(), outcome.stdout, outcome.stderr);
-                count += 1;
-            }
-        }
+    for file in examples() {
+        let outcome = run_to_end(["plugin", "test", file.to_str().unwrap()]).await;
+        assert_eq!(outcome.code, Some(0), "{}: {}{}", file.display(), outcome.stdout, outcome.stderr);
     }
-    assert!(count >= 2, "{count}");
+}
+
+#[tokio::test]
+async fn the_fixtures_of_every_example_fail_for_a_plugin_that_does_nothing() {
+    for file in examples() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let component = text.lines().find_map(|line| Some(line.split_once("../../prebuilt/")?.1)).unwrap();
+        let component = component.split(".wasm").next().unwrap();
+        let fixtures = written(&text.replace(&format!("../../prebuilt/{component}.wasm"), "@hostile@"));
+        let outcome = run_to_end(["plugin", "test", &fixtures.file]).await;
+        assert!(outcome.code == Some(1) && outcome.stdout.contains("FAILED"), "{}: {outcome:?}", file.display());
+    }
 }
 
 #[tokio::test]

@@ -50,6 +50,9 @@ const RUST_GUESTS: &[RustGuest] = &[
 const RUST_SOURCES: [&str; 5] =
     ["plugins/Cargo.lock", "plugins/Cargo.toml", "plugins/sdk/Cargo.toml", "plugins/sdk/src", "wit"];
 
+/// How npm fetches what a lock file names. None of the packages has anything to run when it is installed.
+pub(crate) const FETCH: [&str; 5] = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+
 const SCRIPT_FOLDER: &str = "plugins/examples/add-region-as";
 const SCRIPT_RESULT: &str = "add_region_as.wasm";
 const SCRIPT_SOURCES: [&str; 5] = [
@@ -181,9 +184,7 @@ fn build_script_to(directory: &Path) -> Result<()> {
     let folder = repository().join(SCRIPT_FOLDER);
     if !folder.join("node_modules").exists() {
         println!("fetching the AssemblyScript compiler into {SCRIPT_FOLDER}/node_modules");
-        // None of the packages has anything to run when it is installed.
-        let arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
-        toolchain::check(Command::new("npm").args(arguments).current_dir(&folder))?;
+        toolchain::check(Command::new("npm").args(FETCH).current_dir(&folder))?;
     }
     toolchain::check(Command::new("node").arg("build.mjs").arg(directory.join(SCRIPT_RESULT)).current_dir(&folder))
 }

@@ -8,6 +8,7 @@ mod bpf;
 mod error;
 mod guests;
 mod prebuilt;
+mod templates;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -33,6 +34,9 @@ enum Chore {
     Bpf,
     /// Builds the sample and hostile plugins into plugins/prebuilt/. Needs node and npm for the one in AssemblyScript.
     Guests,
+    /// Makes a project of each kind that `sluice plugin new` knows, builds it and plays its fixtures. Needs target/debug/sluice,
+    /// node and npm.
+    Templates,
     /// Compares the committed build results with the sources they were built of.
     Prebuilt(prebuilt::Arguments),
 }
@@ -52,6 +56,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Chore::Toolchain => toolchain::prepare(),
         Chore::Bpf => bpf::build(),
         Chore::Guests => guests::build(),
+        Chore::Templates => templates::run(),
         Chore::Prebuilt(arguments) => prebuilt::run(arguments),
     }
 }

@@ -83,7 +83,12 @@ impl Compiler {
 
     /// `cargo`, set up to build with this compiler and to accept `-Z build-std`.
     pub(crate) fn cargo(&self) -> Command {
-        let mut cargo = Command::new("cargo");
+        self.cargo_like("cargo")
+    }
+
+    /// The same of a program that runs `cargo`.
+    pub(crate) fn cargo_like(&self, program: &str) -> Command {
+        let mut cargo = Command::new(program);
         // What the cargo that runs this chore has set for itself must not reach the other one.
         for inherited in ["RUSTC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "RUSTC_WRAPPER"] {
             cargo.env_remove(inherited);

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod new;
 mod sign;
 mod test;
 
@@ -9,6 +10,8 @@ use super::Failure;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    /// Make a project for a plugin, which builds and is tested
+    New(new::Arguments),
     /// Say what a component is called for, what it needs, and whether it would be loaded
     Check(check::Arguments),
     /// Play fixtures through the sandbox that serves, and say what came out otherwise than expected
@@ -23,6 +26,7 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: &Command) -> Result<(), Failure> {
     match command {
+        Command::New(arguments) => new::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
