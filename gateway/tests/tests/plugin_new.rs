@@ -17,6 +17,8 @@ async fn a_project_has_all_that_it_is_built_of_and_says_what_to_do_next() {
     for (language, files) in [
         ("rust", ["src/lib.rs", "vendor/sluice-plugin-sdk/src/lib.rs", "build.sh"]),
         ("assemblyscript", ["assembly/index.ts", "package-lock.json", "build.mjs"]),
+        ("javascript", ["plugin.js", "package-lock.json", "package.json"]),
+        ("python", ["app.py", "requirements.txt", "build.sh"]),
     ] {
         let project = folder.path().join(language);
         let path = project.to_str().unwrap();
@@ -37,8 +39,10 @@ async fn a_project_has_all_that_it_is_built_of_and_says_what_to_do_next() {
         let checked = run_to_end(["check", "-c", config.to_str().unwrap()]).await;
         assert_eq!(checked.code, Some(0), "{checked:?}");
     }
-    let build = folder.path().join("rust/build.sh");
-    assert_eq!(std::fs::metadata(build).unwrap().permissions().mode() & 0o111, 0o111, "it can be run");
+    for build in ["rust/build.sh", "python/build.sh"] {
+        let mode = std::fs::metadata(folder.path().join(build)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o111, 0o111, "{build} can be run");
+    }
 }
 
 #[tokio::test]
@@ -54,5 +58,8 @@ async fn nothing_is_written_over_and_no_name_leads_elsewhere() {
         assert!(refused.code == Some(2) && refused.stderr.contains("is no name"), "{name:?}: {refused:?}");
     }
     let refused = run_to_end(["plugin", "new", "--lang", "cobol", "p"]).await;
-    assert!(refused.code == Some(2) && refused.stderr.contains("rust, assemblyscript"), "{refused:?}");
+    assert!(
+        refused.code == Some(2) && refused.stderr.contains("rust, assemblyscript, javascript, python"),
+        "{refused:?}"
+    );
 }

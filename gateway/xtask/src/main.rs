@@ -35,7 +35,7 @@ enum Chore {
     /// Builds the sample and hostile plugins into plugins/prebuilt/. Needs node and npm for the one in AssemblyScript.
     Guests,
     /// Makes a project of each kind that `sluice plugin new` knows, builds it and plays its fixtures. Needs target/debug/sluice,
-    /// node and npm.
+    /// node, npm and python3 with venv.
     Templates,
     /// Compares the committed build results with the sources they were built of.
     Prebuilt(prebuilt::Arguments),

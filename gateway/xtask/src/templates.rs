@@ -31,10 +31,16 @@ pub(crate) fn run() -> Result<()> {
     toolchain::check(build.current_dir(&rust).args(["-Z", "build-std=std,panic_abort"]))?;
     tested(&sluice, &rust)?;
 
-    let script = made(&sluice, &folder, "assemblyscript")?;
-    toolchain::check(Command::new("npm").args(FETCH).current_dir(&script))?;
-    toolchain::check(Command::new("npm").args(["run", "--silent", "build"]).current_dir(&script))?;
-    tested(&sluice, &script)
+    for language in ["assemblyscript", "javascript"] {
+        let project = made(&sluice, &folder, language)?;
+        toolchain::check(Command::new("npm").args(FETCH).current_dir(&project))?;
+        toolchain::check(Command::new("npm").args(["run", "--silent", "build"]).current_dir(&project))?;
+        tested(&sluice, &project)?;
+    }
+
+    let python = made(&sluice, &folder, "python")?;
+    toolchain::check(Command::new("./build.sh").current_dir(&python))?;
+    tested(&sluice, &python)
 }
 
 fn made(sluice: &Path, folder: &Path, language: &str) -> Result<PathBuf> {

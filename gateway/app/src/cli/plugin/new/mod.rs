@@ -16,7 +16,7 @@ const LONGEST_NAME: usize = 64;
 /// What to make.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  sluice plugin new --lang rust add-tenant\n  \
-    sluice plugin new --lang assemblyscript add-tenant --path plugins/add-tenant\n\n\
+    sluice plugin new --lang javascript add-tenant --path plugins/add-tenant\n\n\
     Needs no network. The project holds the contract and the SDK as this gateway knows them.\n\n\
     Exit codes: 0 made, 1 it could not be written, 2 bad usage, or there is something in its place.")]
 pub(crate) struct Arguments {

@@ -6,6 +6,9 @@ pub(super) enum Language {
     Rust,
     #[value(name = "assemblyscript")]
     AssemblyScript,
+    #[value(name = "javascript")]
+    JavaScript,
+    Python,
 }
 
 /// A file of a project.
@@ -55,14 +58,16 @@ impl Language {
         match self {
             Self::Rust => "Rust",
             Self::AssemblyScript => "AssemblyScript",
+            Self::JavaScript => "JavaScript",
+            Self::Python => "Python",
         }
     }
 
     /// The command that builds it.
     pub(super) const fn build(self) -> &'static str {
         match self {
-            Self::Rust => "./build.sh",
-            Self::AssemblyScript => "npm ci --ignore-scripts && npm run build",
+            Self::Rust | Self::Python => "./build.sh",
+            Self::AssemblyScript | Self::JavaScript => "npm ci --ignore-scripts && npm run build",
         }
     }
 
@@ -70,13 +75,31 @@ impl Language {
         match self {
             Self::Rust => "src/lib.rs",
             Self::AssemblyScript => "assembly/index.ts",
+            Self::JavaScript => "plugin.js",
+            Self::Python => "app.py",
         }
+    }
+
+    /// Whether its components bring an interpreter along, which takes memory and a while to begin.
+    const fn is_interpreted(self) -> bool {
+        matches!(self, Self::JavaScript | Self::Python)
     }
 
     /// All of a project's files.
     pub(super) fn files(self, name: &str) -> Vec<File> {
+        let (limits, sparing) = if self.is_interpreted() {
+            // A machine that is busy with tests, and an interpreter that begins anew each time.
+            (
+                "{ memory: 64MiB, deadline: 1s }",
+                "    limits: { memory: 64MiB, deadline: 100ms }\n    reuse: { requests: 1000 }\n",
+            )
+        } else {
+            ("{ deadline: 500ms }", "")
+        };
         let filled = |text: &str| {
             text.replace("@name@", name)
+                .replace("@limits@", limits)
+                .replace("@sparing@", sparing)
                 .replace("@crate@", &name.replace('-', "_"))
                 .replace("@build@", self.build())
                 .replace("@source@", self.source())
@@ -125,6 +148,19 @@ impl Language {
                 files
                     .push(file("assembly/sluice.ts", repository!("plugins/examples/add-region-as/assembly/sluice.ts")));
             }
+            Self::JavaScript => {
+                files.push(file(".gitignore", "/node_modules\n/plugin.wasm\n"));
+                files.push(file("package.json", repository!("plugins/templates/javascript/package.json")));
+                files.push(file("package-lock.json", repository!("plugins/templates/javascript/package-lock.json")));
+                files.push(file("plugin.js", repository!("plugins/templates/javascript/plugin.js")));
+            }
+            Self::Python => {
+                files.push(file(".gitignore", "/.venv\n/__pycache__\n/plugin.wasm\n"));
+                let build = file("build.sh", repository!("plugins/templates/python/build.sh"));
+                files.push(File { is_program: true, ..build });
+                files.push(file("requirements.txt", repository!("plugins/templates/python/requirements.txt")));
+                files.push(file("app.py", repository!("plugins/templates/python/app.py")));
+            }
         }
         files
     }
@@ -155,11 +191,20 @@ mod tests {
 
     #[test]
     fn nothing_is_left_to_be_filled_in() {
-        for language in [Language::Rust, Language::AssemblyScript] {
+        for language in <Language as clap::ValueEnum>::value_variants() {
             for file in language.files("add-tenant") {
-                for word in
-                    ["@name@", "@crate@", "@build@", "@source@", "@sdk@", "add-region", "add_region", "../../../"]
-                {
+                for word in [
+                    "@name@",
+                    "@crate@",
+                    "@build@",
+                    "@source@",
+                    "@sdk@",
+                    "@limits@",
+                    "@sparing@",
+                    "add-region",
+                    "add_region",
+                    "../../../",
+                ] {
                     assert!(!file.text.contains(word), "{}: {word}", file.path);
                 }
             }
