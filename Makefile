@@ -31,7 +31,7 @@ test: setup ## Sets everything up and passes every test
 	@$(CARGO) test --locked --workspace
 
 test-templates: build ## Makes a plugin project in each language, builds it and plays its fixtures (fetches compilers)
-	@./gateway/setup.sh test
+	@./gateway/setup.sh templates
 	@$(CARGO) xtask templates
 
 bench: setup ## Measures beside the peers and writes raw JSON into gateway/bench/results/

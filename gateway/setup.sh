@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing from the distribution's packages, and nothing that is there already.
-# Usage: setup.sh build|test|bench|deny
+# Usage: setup.sh build|test|templates|bench|deny
 set -euo pipefail
 
 say() { printf '== %s ==\n' "$*"; }
@@ -26,6 +26,11 @@ command -v cargo >/dev/null 2>&1 || { echo "cargo is not on PATH: install stable
 case "${1:-build}" in
     build) need_packages cc:gcc c++:g++ make:make cmake:cmake ;;
     test) need_packages cc:gcc cmake:cmake ip:iproute2 ;;
+    templates)
+        # Python's package of virtual environments has no command of its own.
+        python3 -c 'import ensurepip' 2>/dev/null || need_packages none:python3-venv
+        need_packages node:nodejs npm:npm python3:python3
+        ;;
     bench) need_packages haproxy:haproxy nginx:nginx wrk:wrk h2load:nghttp2-client taskset:util-linux ;;
     deny)
         if ! command -v cargo-deny >/dev/null 2>&1; then
@@ -34,5 +39,5 @@ case "${1:-build}" in
                 cargo install --quiet --locked cargo-deny@0.20.2
         fi
         ;;
-    *) echo "usage: setup.sh build|test|bench|deny" >&2; exit 2 ;;
+    *) echo "usage: setup.sh build|test|templates|bench|deny" >&2; exit 2 ;;
 esac
