@@ -411,6 +411,49 @@ routes: [ { name: all, match: { path: '/*' }, plugins: [p], upstream: origin } ]
 }
 
 #[tokio::test]
+async fn what_an_outside_service_decided_is_asked_for_once_in_a_while() {
+    let (origin, corp) = (origin().run().await, issuer().run().await);
+    let decides = |seen: &Seen| {
+        let question: serde_json::Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let is_hers = question["subject"] == "ada" && question["tenant"] == "acme" && question["path"] == "/orders/7";
+        Reply::status(if is_hers { 204 } else { 403 })
+    };
+    let service = sluice_testkit::origin().compute("/decide", decides).run().await;
+    let config = "
+issuers:
+  corp: { issuer: '@corp@', audiences: [edge], jwks: { url: '@jwks@' } }
+tenants: { identify: [ { claim: tenant } ] }
+plugins:
+  decision:
+    component: decision.wasm
+    decides: true
+    limits: { host_calls: 10s }
+    grants: { identity: true, key_value: {}, http: ['@service@'] }
+    config: { url: '@service@/decide', timeout_ms: 10000 }
+upstreams: { origin: { endpoints: ['@origin@'] } }
+routes:
+  - { name: orders, match: { path: '/orders/*' }, auth: { issuer: corp }, plugins: [decision], upstream: origin }
+";
+    let component = include_bytes!("../../../plugins/prebuilt/outside_decision.wasm");
+    let edge = world(config, &origin).file("decision.wasm", component);
+    let edge = edge.set("service", format!("http://{}", service.address()));
+    let edge = edge.set("corp", corp.name()).set("jwks", corp.jwks_url()).run().await;
+    let ask = async |subject: &str, path: &str| {
+        let token = corp.token().subject(subject).tenant("acme").sign();
+        client().get(edge.url(path)).bearer(&token).send().await.status.as_u16()
+    };
+    for _ in 0..3 {
+        assert_eq!((ask("ada", "/orders/7").await, ask("eve", "/orders/7").await), (200, 403));
+    }
+    assert_eq!((origin.count(), service.count()), (3, 2), "each was asked for once");
+    assert_eq!(ask("ada", "/orders/8").await, 403);
+    service.stop().await;
+    // What is remembered holds; what is not is decided by nobody.
+    assert_eq!((ask("ada", "/orders/7").await, ask("ada", "/orders/9").await), (200, 503));
+    edge.stop().await;
+}
+
+#[tokio::test]
 async fn a_plugin_asks_a_decision_service_who_may_pass_and_nobody_passes_without_an_answer() {
     let origin = origin().run().await;
     let decides = |seen: &Seen| match (seen.header("x-path"), seen.header("x-subject")) {

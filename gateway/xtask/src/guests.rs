@@ -36,6 +36,7 @@ const RUST_GUESTS: &[RustGuest] = &[
     RustGuest::new("add-region-rust", "plugins/examples/add-region-rust"),
     RustGuest::new("canary", "plugins/examples/canary"),
     RustGuest::new("choose-upstream", "plugins/examples/choose-upstream"),
+    RustGuest::new("outside-decision", "plugins/examples/outside-decision"),
     RustGuest::new("quota", "plugins/examples/quota"),
     RustGuest::new("response-policy", "plugins/examples/response-policy"),
     RustGuest::new("signed-urls", "plugins/examples/signed-urls"),
