@@ -4,7 +4,8 @@
 //! calling in turn so that a busy machine is equally unfair to all of them, and prints the median, the 99th percentile and the
 //! best of the times in microseconds. `--only WAY` with `--calls N` makes N calls of one way and no other: run it with
 //! two values of N under a tool that counts instructions, and the difference is what the calls took. `--instances N` makes
-//! the pool smaller, for such tools that cannot reserve its address space.
+//! the pool smaller, for such tools that cannot reserve its address space. The engine alone knows the contract as it was in 1.0:
+//! take components from `plugins/frozen/1.0.0`.
 #![allow(clippy::expect_used, clippy::print_stdout, reason = "a measuring tool")]
 
 mod bare;
