@@ -90,6 +90,8 @@ pub(crate) struct Disk {
     path: String,
     database: Database,
     clock: Arc<dyn Clock>,
+    /// Who has taken changes writes them before anybody takes newer ones.
+    writing: Mutex<()>,
     /// Spaces in which something has changed, each once.
     changed: Mutex<Vec<(Owner, Arc<Space>)>>,
     /// Keys that wait, in all of them.
@@ -118,8 +120,8 @@ impl Disk {
         })?;
         // No process gives out a million versions in a millisecond, so that none of them came this far.
         let first_version = u64::try_from(clock.since_epoch().as_millis()).unwrap_or(0) << 20;
-        let (changed, waiting) = (Mutex::default(), AtomicUsize::new(0));
-        Ok(Arc::new(Self { path, database, clock, changed, waiting, first_version }))
+        let (writing, changed, waiting) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
+        Ok(Arc::new(Self { path, database, clock, writing, changed, waiting, first_version }))
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -155,6 +157,7 @@ impl Disk {
 
     /// Writes all that has changed, as one step. Waits for the disk.
     pub(crate) fn write(self: &Arc<Self>) -> Result<(), redb::Error> {
+        let _writing = self.writing.lock();
         let spaces = std::mem::take(&mut *self.changed.lock());
         if spaces.is_empty() {
             return Ok(());

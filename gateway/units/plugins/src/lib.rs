@@ -11,8 +11,9 @@
 //!   brief, runs on a stack of its own and gives the thread back at each tick.
 //! - There is no lock that all requests take, and no look-up by name while a request is served: a [`Chain`] is made when
 //!   the configuration is, and holds everything a call needs.
-//! - Nothing of one request can be seen by another, since nothing of an instance outlives its request: what is to outlive it
-//!   goes into a store, of which every tenant has a space of its own.
+//! - Nothing of one request can be seen by another, since nothing of an instance outlives its request, unless the operator
+//!   has instances used again, and then for one tenant: what is to outlive it goes into a store, of which every tenant has a
+//!   space of its own.
 //! - Whoever asks another service waits without a thread; the asking is done on the background runtime, and ends with the
 //!   call that waits for it.
 //! - What is not granted is not linked: a lack shows when a component is loaded, not when a request arrives.

@@ -169,7 +169,11 @@ impl Living {
         let Rested { resting, mut store, instance, served, slot, .. } = rested;
         drop(resting);
         // After that: whoever makes the ticks looks at how many run.
-        plugin.sandbox.is_watched()?;
+        if let Err(failure) = plugin.sandbox.is_watched() {
+            // Before its slot, as always.
+            drop(store);
+            return Err(failure);
+        }
         plugin.shared.metrics.reused.inc();
         store.data_mut().next_request(who.clone());
         let place = Place { plugin: Arc::clone(plugin), _seat: seat, slot };
@@ -178,21 +182,22 @@ impl Living {
 
     /// Its request is over, and all went well: it rests until the next one of its tenant, where that is allowed and there is
     /// room.
-    pub(crate) fn retire(self) {
-        let Self { kept, mut store, instance, mut served, place } = self;
-        drop(kept);
-        let Some(reuse) = place.plugin.config.reuse else { return };
-        let Some(instance) = instance else { return };
-        served.requests += 1;
-        let bytes = store.data().bounds.granted();
-        if served.requests == 1 {
-            served.bytes_after_first = bytes;
+    pub(crate) fn retire(mut self) {
+        // Taken apart only where it rests: what ends here ends in the order of its fields.
+        let (Some(reuse), Some(instance)) = (self.place.plugin.config.reuse, self.instance) else { return };
+        self.kept = None;
+        let bytes = self.store.data().bounds.granted();
+        self.served.requests += 1;
+        if self.served.requests == 1 {
+            self.served.bytes_after_first = bytes;
         }
+        let Plugin { config, sandbox, .. } = &*self.place.plugin;
         // One that grows from request to request would fail one of them when it meets its bound.
-        let is_growing = bytes > served.bytes_after_first && bytes > place.plugin.config.limits.memory.as_usize() / 2;
-        if served.requests >= reuse.requests || is_growing || !place.plugin.sandbox.rest(bytes) {
+        let is_growing = bytes > self.served.bytes_after_first && bytes > config.limits.memory.as_usize() / 2;
+        if self.served.requests >= reuse.requests || is_growing || !sandbox.rest(bytes) {
             return;
         }
+        let Self { mut store, served, place, .. } = self;
         let resting = Resting { sandbox: Arc::clone(&place.plugin.sandbox), bytes };
         let (tenant, since) = (store.data().who.tenant.clone(), place.plugin.clock.coarse());
         // Nothing of the request is held on to meanwhile, and its tenant's seat is free.

@@ -131,7 +131,8 @@ impl Plugin {
                 let Some(seat) = seat else {
                     return (subject, Err(Failure::Host("a call without a place among its tenant's".to_owned())));
                 };
-                let rested = self.shelf.take(visit.who.tenant.as_ref());
+                // The shelf has a lock, which nobody needs who uses nothing again.
+                let rested = self.config.reuse.and_then(|_| self.shelf.take(visit.who.tenant.as_ref()));
                 let living = match rested {
                     Some(rested) => Living::again(rested, self, seat, &visit.who),
                     None => {

@@ -3,7 +3,7 @@
 //! A fresh instance costs a native guest a few microseconds, and one that brings an interpreter along hundreds: that is what
 //! an operator may spare it who trusts its author not to leave one request's secrets to the next. What rests is no tenant's
 //! seat and nobody's memory but the sandbox's: at most a quarter of all instances and 64 MiB rest, for a while, and one of them
-//! goes at once where another plugin finds no room. An instance in which anything failed is never used again.
+//! goes at once where another plugin finds no room. An instance in which a call ended in a trap, at its deadline or at a bound is never used again.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -264,11 +264,12 @@ impl Store {
     /// Gives back the memory of what has expired, and the spaces that hold nothing.
     pub(crate) fn sweep(&self, now: Instant) {
         for (tenant, space) in self.every_space() {
+            let mut has_changed = false;
             for shard in &space.shards {
                 let mut shard = shard.lock();
-                self.sweep_shard(&space, &mut shard, now, self.kept.read().as_ref());
+                has_changed |= self.sweep_shard(&space, &mut shard, now, self.kept.read().as_ref());
             }
-            if let Some(kept) = &*self.kept.read() {
+            if let Some(kept) = self.kept.read().as_ref().filter(|_| has_changed) {
                 space.tell(kept, tenant.as_ref());
             }
         }
@@ -370,8 +371,10 @@ impl Store {
         self.whole.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn sweep_shard(&self, space: &Space, shard: &mut Shard, now: Instant, kept: Option<&Kept>) {
+    /// Whether anything went.
+    fn sweep_shard(&self, space: &Space, shard: &mut Shard, now: Instant, kept: Option<&Kept>) -> bool {
         let Shard { entries, changed } = shard;
+        let before = entries.len();
         entries.retain(|key, entry| {
             let stays = entry.is_good(now);
             if !stays {
@@ -384,6 +387,7 @@ impl Store {
             }
             stays
         });
+        entries.len() < before
     }
 }
 

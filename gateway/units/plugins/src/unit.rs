@@ -171,9 +171,12 @@ impl Inner {
     /// Writes to disk what plugins' stores have changed. Waits for the disk.
     fn write_stores(&self) -> Result<(), String> {
         let disk = self.disk.lock().as_ref().map(|(_, disk)| Arc::clone(disk));
-        for store in std::mem::take(&mut *self.parting.lock()) {
+        // Locked to the end: whoever wants one kept after all finds it either here or no longer kept.
+        let mut parting = self.parting.lock();
+        while let Some(store) = parting.pop() {
             store.keep_no_longer().map_err(|error| error.to_string())?;
         }
+        drop(parting);
         disk.map_or(Ok(()), |disk| disk.write().map_err(|error| format!("{}: {error}", disk.path())))
     }
 
@@ -323,7 +326,10 @@ impl Handle {
         let inner = Arc::clone(&self.inner);
         let keep = move |stores: Vec<(PluginName, Arc<Store>)>| {
             let disk = inner.open_disk()?;
-            stores.iter().try_for_each(|(name, store)| store.keep_on(&disk, name))
+            stores.iter().try_for_each(|(name, store)| {
+                inner.parting.lock().retain(|parting| !Arc::ptr_eq(parting, store));
+                store.keep_on(&disk, name)
+            })
         };
         let result = tokio::task::spawn_blocking(move || keep(stores)).await;
         match result.unwrap_or_else(|error| Err(NoDisk::panicked(&error))) {

@@ -152,3 +152,29 @@ fn what_is_out_of_range_is_a_fault() {
     );
     assert!(faults.iter().any(|fault| fault == "p.reuse.idle: 10ms is out of range: expected 1s to 1h"), "{faults:?}");
 }
+
+/// A place is given back after the slot of the pool that it stands for, so that whoever gets the place finds the slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_there_is_one_instance_for_all_each_finds_it_free_in_turn() {
+    let options = Options { instances: 1, queue: std::time::Duration::from_secs(10) };
+    for reuse in [None, Some(Reuse::default()), Some(Reuse { requests: 2, ..Reuse::default() })] {
+        let world = World::with(options).await;
+        let chain = world.chain(PluginConfig { reuse, ..plugin("add_region_rust.wasm", json!({})) }).await;
+        let askers: Vec<_> = (0..4)
+            .map(|_| {
+                let chain = Arc::clone(&chain);
+                tokio::spawn(async move {
+                    for _ in 0..250 {
+                        // Refused, so that nothing is kept for a response.
+                        let (_, outcome) = chain.on_request(request(&[("x-blocked", "yes")]), &mut visit()).await;
+                        let Outcome::Refuse(refusal) = outcome else { panic!("{outcome:?}") };
+                        assert_eq!(refusal.reason, sluice_vocabulary::Reason::PluginRefused, "{refusal:?}");
+                    }
+                })
+            })
+            .collect();
+        for asker in askers {
+            asker.await.unwrap();
+        }
+    }
+}
